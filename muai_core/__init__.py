@@ -1,0 +1,91 @@
+"""MuAI: one endpoint for several models on one GPU box or a rack, still serving when a GPU dies.
+
+This module is the one public door: plugin authors and scripts import from here.
+Names are resolved on first use, so `import muai_core` stays cheap and pulls in no heavy library.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from muai_core.model.deployment import Affinity, Deployment
+    from muai_core.model.device import Device, DeviceProcess, DeviceReading, Health, Inventory
+    from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
+    from muai_core.model.metrics import MetricFamily, MetricPoint
+    from muai_core.model.placement import Placement, Refusal, Unplaceable
+    from muai_core.plugin.allocation import AllocationStrategy
+    from muai_core.plugin.device_source import DeviceSource
+    from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
+    from muai_core.plugin.hookspecs import hookimpl
+    from muai_core.plugin.metric_sink import MetricSink
+    from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss, RestartAfter
+
+_HOMES = {
+    "muai_core.model.deployment": ("Affinity", "Deployment"),
+    "muai_core.model.device": ("Device", "DeviceProcess", "DeviceReading", "Health", "Inventory"),
+    "muai_core.model.fleet": ("DeviceView", "Fleet", "PlacementRequest"),
+    "muai_core.model.metrics": ("MetricFamily", "MetricPoint"),
+    "muai_core.model.placement": ("Placement", "Refusal", "Unplaceable"),
+    "muai_core.plugin.allocation": ("AllocationStrategy",),
+    "muai_core.plugin.device_source": ("DeviceSource",),
+    "muai_core.plugin.engine": (
+        "Complaint",
+        "Engine",
+        "LaunchRequest",
+        "LaunchSpec",
+        "Suitability",
+    ),
+    "muai_core.plugin.hookspecs": ("hookimpl",),
+    "muai_core.plugin.metric_sink": ("MetricSink",),
+    "muai_core.plugin.recovery": ("GiveUp", "RecoveryPolicy", "ReplicaLoss", "RestartAfter"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Affinity",
+    "AllocationStrategy",
+    "Complaint",
+    "Deployment",
+    "Device",
+    "DeviceProcess",
+    "DeviceReading",
+    "DeviceSource",
+    "DeviceView",
+    "Engine",
+    "Fleet",
+    "GiveUp",
+    "Health",
+    "Inventory",
+    "LaunchRequest",
+    "LaunchSpec",
+    "MetricFamily",
+    "MetricPoint",
+    "MetricSink",
+    "Placement",
+    "PlacementRequest",
+    "RecoveryPolicy",
+    "Refusal",
+    "ReplicaLoss",
+    "RestartAfter",
+    "Suitability",
+    "Unplaceable",
+    "__version__",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        try:
+            return version("muai-core")
+        except PackageNotFoundError:
+            return "0+unknown"
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'muai_core' has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,35 @@
+"""Which devices a replica gets, or why it gets none."""
+
+from msgspec import Struct
+
+
+class Placement(Struct, frozen=True):
+    """Chosen devices: `stages[s][t]` is the UUID for pipeline stage s, tensor-parallel rank t.
+
+    `claims` gives the bytes claimed on each device, in the order of `devices`.
+    """
+
+    stages: tuple[tuple[str, ...], ...]
+    claims: tuple[int, ...]
+    #: One line for people: why these devices.
+    reason: str = ""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All UUIDs in rank order: rank = stage × tensor_parallel_size + t."""
+        return tuple(uuid for stage in self.stages for uuid in stage)
+
+
+class Refusal(Struct, frozen=True):
+    """Why one device (or, with device None, the whole fleet) was refused, and by which filter."""
+
+    device: str | None
+    filter: str
+    message: str
+
+
+class Unplaceable(Struct, frozen=True):
+    """No placement exists now; the refusals say why, device by device."""
+
+    summary: str
+    refusals: tuple[Refusal, ...] = ()

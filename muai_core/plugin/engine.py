@@ -1,0 +1,87 @@
+"""Engines: how a model server is started and what it can do."""
+
+from abc import ABC, abstractmethod
+
+from msgspec import Struct
+
+from muai_core.model.deployment import Deployment
+from muai_core.model.device import Device, Platform
+from muai_core.plugin.options import Configurable
+
+
+class Complaint(Struct, frozen=True):
+    """Something wrong in a deployment: the field of `models.<name>` and what is allowed."""
+
+    field: str
+    message: str
+
+
+class Suitability(Struct, frozen=True):
+    """Whether an engine can serve a deployment, and the reason in one line either way."""
+
+    suitable: bool
+    reason: str
+
+
+class LaunchRequest(Struct, frozen=True, kw_only=True):
+    """One replica incarnation that is about to start."""
+
+    deployment: Deployment
+    replica_id: str
+    epoch: int
+    #: In rank order; `stages[s][t]` gives the same devices as UUIDs per pipeline stage.
+    devices: tuple[Device, ...]
+    stages: tuple[tuple[str, ...], ...]
+    #: The interpreter to run the engine with: `engines.<name>.python`, else the controller's own.
+    python: str
+    #: Loopback address and free port on which the engine must listen.
+    host: str
+    port: int
+
+
+class LaunchSpec(Struct, frozen=True, kw_only=True):
+    """How to start one replica. The supervisor does the rest.
+
+    The engine's HTTP contract: `readiness_path` answers 503 while loading (a JSON body may carry
+    `detail` for people) and 200 when it serves; `/v1/models` then lists the model's name.
+    `progress_path` answers {"requests_running", "requests_waiting", "tokens_generated"}.
+    """
+
+    argv: tuple[str, ...]
+    host: str
+    port: int
+    served_model_name: str
+    #: Added to a minimal environment; PATH, HOME, locale and proxies are inherited.
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    readiness_path: str = "/health"
+    progress_path: str | None = "/progress"
+
+
+class Engine(Configurable, ABC):
+    """A driver that knows one model server. It never loads a model in the controller's process.
+
+    Methods are called off the event loop, in a thread; they may read files but must return within
+    seconds. A raise becomes a failed start, or a config error, with the exception as its reason.
+    """
+
+    #: Platforms the engine runs on, best first.
+    platforms: tuple[Platform, ...]
+    #: With `engine: auto`, the suitable engine of the highest priority is chosen.
+    auto_priority: int = 0
+
+    @abstractmethod
+    def suits(self, deployment: Deployment) -> Suitability:
+        """Called when the config is resolved: can this engine serve this model at all?"""
+
+    def check(self, deployment: Deployment) -> tuple[Complaint, ...]:
+        """Called when a config is checked: everything that is wrong, all at once."""
+        return ()
+
+    def memory_bytes_per_device(self, deployment: Deployment) -> int | None:
+        """Called when the config is resolved: what one rank needs, in bytes. None: unknown."""
+        return None
+
+    @abstractmethod
+    def launch(self, request: LaunchRequest) -> LaunchSpec:
+        """Called once for each start of a replica: the command, its environment, its probes."""

@@ -1,0 +1,198 @@
+"""Finding and loading plugins so that none of them can take the controller down.
+
+Order: built-ins, installed packages (entry points of group `muai`, sorted by name), then the local
+files of the config. Each is imported, registered and asked for its parts inside its own try.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+from msgspec import Struct, structs
+
+from muai_core.plugin import hookspecs
+from muai_core.plugin.allocation import AllocationStrategy
+from muai_core.plugin.device_source import DeviceSource
+from muai_core.plugin.engine import Engine
+from muai_core.plugin.metric_sink import MetricSink
+from muai_core.plugin.recovery import RecoveryPolicy
+
+ENTRY_POINT_GROUP = "muai"
+DISABLE_VARIABLE = "MUAI_DISABLE_PLUGINS"
+
+PluginStatus = Literal["ok", "failed", "disabled"]
+
+#: hook → (kind in words, the interface its parts must implement)
+KINDS: dict[str, tuple[str, type]] = {
+    "muai_device_sources": ("device source", DeviceSource),
+    "muai_allocation_strategies": ("allocation strategy", AllocationStrategy),
+    "muai_engines": ("engine", Engine),
+    "muai_recovery_policies": ("recovery policy", RecoveryPolicy),
+    "muai_metric_sinks": ("metric sink", MetricSink),
+}
+
+
+class PluginRecord(Struct, frozen=True, kw_only=True):
+    """What became of one plugin; the rows of `muai plugins`."""
+
+    name: str
+    version: str | None
+    #: "built-in", the distribution's name, or the path of a local file.
+    origin: str
+    status: PluginStatus
+    #: (kind, name) of every part, e.g. ("engine", "vllm").
+    registers: tuple[tuple[str, str], ...] = ()
+    #: Why it failed: the last line of the traceback.
+    reason: str | None = None
+
+
+class Plugins:
+    """All loaded parts by kind and name. Built once, then only read."""
+
+    def __init__(self) -> None:
+        self.records: list[PluginRecord] = []
+        self.device_sources: dict[str, DeviceSource] = {}
+        self.allocation_strategies: dict[str, AllocationStrategy] = {}
+        self.engines: dict[str, Engine] = {}
+        self.recovery_policies: dict[str, RecoveryPolicy] = {}
+        self.metric_sinks: dict[str, MetricSink] = {}
+
+    def table(self, hook: str) -> dict[str, Any]:
+        """The parts that `hook` registers, by name."""
+        table: dict[str, Any] = getattr(self, hook.removeprefix("muai_"))
+        return table
+
+    def failed(self) -> list[PluginRecord]:
+        return [record for record in self.records if record.status == "failed"]
+
+
+class _Candidate(Struct, frozen=True, kw_only=True):
+    name: str
+    version: str | None
+    origin: str
+    load: Callable[[], object]
+
+
+def load_plugins(
+    builtins: Mapping[str, ModuleType],
+    local_files: Sequence[Path] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Plugins:
+    """Load everything that is there. Never raises: failures are records with their reason.
+
+    `environ[MUAI_DISABLE_PLUGINS]` names plugins to leave out, separated by commas; `all` leaves
+    out every plugin that is not built in.
+    """
+    disabled = {
+        word.strip()
+        for word in (environ or {}).get(DISABLE_VARIABLE, "").split(",")
+        if word.strip()
+    }
+    plugins = Plugins()
+    for name, module in builtins.items():
+        _load(
+            plugins, _Candidate(name=name, version=None, origin="built-in", load=_constant(module))
+        )
+    for candidate in [*_installed(), *map(_local, local_files)]:
+        if disabled & {"all", candidate.name}:
+            plugins.records.append(_record(candidate, "disabled", reason=f"by {DISABLE_VARIABLE}"))
+        else:
+            _load(plugins, candidate)
+    return plugins
+
+
+def _constant(module: ModuleType) -> Callable[[], object]:
+    return lambda: module
+
+
+def _installed() -> list[_Candidate]:
+    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    return [_from_entry_point(point) for point in found]
+
+
+def _from_entry_point(point: EntryPoint) -> _Candidate:
+    version = point.dist.version if point.dist else None
+    origin = point.dist.name if point.dist else point.value
+    return _Candidate(name=point.name, version=version, origin=origin, load=point.load)
+
+
+def _local(path: Path) -> _Candidate:
+    def load() -> object:
+        module_name = f"muai_local_{path.stem}"
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+        return module
+
+    return _Candidate(name=path.stem, version=None, origin=str(path), load=load)
+
+
+def _load(plugins: Plugins, candidate: _Candidate) -> None:
+    try:
+        parts = _parts_of(candidate)
+        _check_parts(plugins, parts)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything at all
+        plugins.records.append(_record(candidate, "failed", reason=_last_line(error)))
+        return
+    for hook, part in parts:
+        plugins.table(hook)[part.name] = part
+    registers = tuple((KINDS[hook][0], part.name) for hook, part in parts)
+    plugins.records.append(structs.replace(_record(candidate, "ok"), registers=registers))
+
+
+def _parts_of(candidate: _Candidate) -> list[tuple[str, Any]]:
+    # One pluggy manager per plugin: a raising hookimpl then loses only its own plugin's call.
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(candidate.load(), name=candidate.name)
+    manager.check_pending()
+    parts: list[tuple[str, Any]] = []
+    for hook in KINDS:
+        for registered in getattr(manager.hook, hook)():
+            parts.extend((hook, part) for part in registered)
+    if not parts:
+        hooks = ", ".join(KINDS)
+        raise ValueError(f"registers nothing; decorate one of these with @hookimpl: {hooks}")
+    return parts
+
+
+def _check_parts(plugins: Plugins, parts: Sequence[tuple[str, object]]) -> None:
+    seen = {(hook, name) for hook in KINDS for name in plugins.table(hook)}
+    for hook, part in parts:
+        kind, interface = KINDS[hook]
+        if not isinstance(part, interface):
+            raise TypeError(f"{hook} must return {interface.__name__} instances, got {part!r}")
+        name = getattr(part, "name", None)
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the {kind} {type(part).__name__} has no name")
+        if (hook, name) in seen:
+            raise ValueError(f"the {kind} name {name!r} is taken")
+        seen.add((hook, name))
+
+
+def _record(candidate: _Candidate, status: PluginStatus, reason: str | None = None) -> PluginRecord:
+    return PluginRecord(
+        name=candidate.name,
+        version=candidate.version,
+        origin=candidate.origin,
+        status=status,
+        reason=reason,
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    return traceback.format_exception_only(error)[-1].strip()

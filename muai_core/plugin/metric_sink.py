@@ -1,0 +1,41 @@
+"""Metric sinks: where samples go."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from muai_core.model.metrics import MetricFamily
+from muai_core.plugin.options import Configurable
+
+
+class SinkError(Exception):
+    """A sink cannot start; the text says what is wrong and what to do."""
+
+
+class MetricSink(Configurable, ABC):
+    """A driver that passes metrics on. It lives in a thread of its own, away from the controller.
+
+    All methods may block and may raise; a slow or failing sink loses its own samples (counted in
+    `muai_sink_batches_dropped_total`), never the controller's time.
+    """
+
+    #: Whether the sink runs when the config's `sinks` section does not name it.
+    on_by_default: bool = False
+
+    @abstractmethod
+    def open(self, options: Mapping[str, Any]) -> None:
+        """Called once before the first `publish`, with the validated options.
+
+        Raise SinkError when the sink cannot work (a taken port): the start of the controller fails
+        with that text.
+        """
+
+    @abstractmethod
+    def publish(self, families: Sequence[MetricFamily]) -> None:
+        """Called every second or so with every metric; cumulative, so a missed call loses nothing.
+
+        A series that is missing has ended and must not be exported any longer.
+        """
+
+    def close(self) -> None:
+        """Called once at shutdown."""
