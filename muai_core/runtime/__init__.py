@@ -1,0 +1,1 @@
+"""The asyncio shell around the control plane: processes, probes, executor, journal."""

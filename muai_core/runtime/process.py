@@ -1,0 +1,389 @@
+"""One replica's processes: started so that they cannot outlive us, stopped until proven gone.
+
+The leader is the process we start; it leads a session of its own. Its exit is learned from a pidfd
+at once. It is reaped only after every process of the replica is gone: as long as it is a zombie,
+its pid, and with it the session's id, cannot be reused, so no signal can hit a stranger.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec import Struct
+
+from muai_core.runtime.process_table import (
+    MARKER_VARIABLE,
+    Process,
+    find_members,
+    kill_exactly,
+    read_process,
+    read_processes,
+)
+
+_Result = TypeVar("_Result")
+
+_SHIM = Path(__file__).with_name("exec_shim.py")
+_STATUS_LIMIT_BYTES = 4096
+#: Helpers of a dead leader (multiprocessing's resource tracker) unlink shared memory; let them.
+_LINGER_S = 0.5
+_KILL_WAIT_S = 5.0
+_SCAN_WAIT_S = 2.0
+_FIRST_POLL_S = 0.01
+_LAST_POLL_S = 0.1
+
+
+class SpawnError(Exception):
+    """The engine's program could not be started; the text says what and why."""
+
+
+class Exit(Struct, frozen=True):
+    """How a process ended; both None when somebody else collected its exit status."""
+
+    status: int | None = None
+    signal: int | None = None
+
+    @property
+    def words(self) -> str:
+        if self.signal is not None:
+            return f"killed by {_signal_name(self.signal)}"
+        if self.status is not None:
+            return f"exited with status {self.status}"
+        return "exited, its status is unknown"
+
+
+class Release(Struct, frozen=True):
+    """Whether every process of a replica is proven gone, and if not, which remain, in words."""
+
+    proven: bool
+    survivors: tuple[str, ...] = ()
+
+
+class ReplicaProcess:
+    """A replica's leader and everything it started. Use it from one event loop only."""
+
+    def __init__(
+        self,
+        popen: "subprocess.Popen[bytes]",
+        *,
+        program: str,
+        marker: str,
+        log_path: Path,
+        status_fd: int,
+    ) -> None:
+        self.pid = popen.pid
+        self.program = program
+        self.marker = marker
+        self.log_path = log_path
+        self.exit: Exit | None = None
+        leader = read_process(popen.pid)
+        self.start_ticks = leader.start_ticks if leader is not None else 0
+        #: Every process ever seen of this replica, by (pid, start time).
+        self.known: set[tuple[int, int]] = {(self.pid, self.start_ticks)}
+        self._popen = popen
+        self._pid_is_reserved = True
+        self._gone = False
+        self._killing = False
+        self._loop = asyncio.get_running_loop()
+        self._exited = asyncio.Event()
+        self._executed: asyncio.Future[str] = self._loop.create_future()
+        self._status = bytearray()
+        self._status_fd: int | None = status_fd
+        self._loop.add_reader(status_fd, self._on_exec_status)
+        self._watch_exit()
+
+    @classmethod
+    def spawn(
+        cls,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        log_path: Path,
+        marker: str,
+    ) -> "ReplicaProcess":
+        """Starts the program with exactly `env` and the marker, output appended to `log_path`.
+
+        Returns as soon as the process exists; `executed` tells whether the program could be run.
+        Call it on the main thread, in a running loop: the kernel kills the child when the
+        *thread* that started it ends, and only the main thread lives as long as the controller.
+        Raises SpawnError; RuntimeError on another thread.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("replicas are spawned on the main thread: they die with the thread")
+        if not argv:
+            raise SpawnError("the command is empty")
+        environment = _encode_environment({**env, MARKER_VARIABLE: marker})
+        with contextlib.ExitStack() as stack:
+            log_fd = _open_log(log_path)
+            stack.callback(os.close, log_fd)
+            try:
+                environment_fd = _anonymous_file(environment)
+                stack.callback(os.close, environment_fd)
+                status_fd, shim_status_fd = os.pipe()
+            except OSError as error:
+                raise SpawnError(f"cannot start {argv[0]}: {error.strerror}") from error
+            stack.callback(os.close, shim_status_fd)
+            shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid())]
+            try:
+                popen = subprocess.Popen(
+                    [*shim, str(shim_status_fd), str(environment_fd), "--", *argv],
+                    env={MARKER_VARIABLE: marker},
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log_fd,
+                    stderr=log_fd,
+                    pass_fds=(shim_status_fd, environment_fd),
+                    start_new_session=True,
+                )
+            except (OSError, ValueError) as error:
+                os.close(status_fd)
+                raise SpawnError(f"cannot start {argv[0]}: {error}") from error
+        os.set_blocking(status_fd, False)
+        return cls(popen, program=argv[0], marker=marker, log_path=log_path, status_fd=status_fd)
+
+    async def executed(self) -> None:
+        """Waits until the program runs. Raises SpawnError when it could not be run."""
+        words = await asyncio.shield(self._executed)
+        if words:
+            raise SpawnError(
+                f"cannot run {self.program}: {words}{_missing_interpreter(self.program)}"
+            )
+
+    async def wait_exit(self, timeout_s: float | None = None) -> Exit | None:
+        """How the leader ended, at once when it ends; None when it still runs after timeout_s."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._exited.wait(), timeout_s)
+        return self.exit
+
+    async def observe_members(self) -> list[tuple[int, int]]:
+        """Remembers by (pid, start time) what the replica consists of now, and returns it.
+
+        A process that leaves the session, loses its parent and drops the marker is still found by
+        `stop` when it was seen here once.
+        """
+        await self._scan()
+        return sorted(self.known)
+
+    async def stop(self, *, grace_s: float, kill_wait_s: float = _KILL_WAIT_S) -> Release:
+        """SIGTERM, up to grace_s for the leader to end, SIGKILL to all, proof that none is left.
+
+        Takes grace_s + kill_wait_s and a scan at most, also when a process refuses to die; then
+        it returns unproven and may be called again. May be called at any time, repeatedly and
+        concurrently: a second call with a shorter grace wins.
+        """
+        if grace_s > 0 and self.exit is None and not self._killing:
+            # Before the leader can leave children behind that bear no mark of the replica.
+            await self._scan()
+            self._signal_session(signal.SIGTERM)
+            await self.wait_exit(grace_s)
+        return await self._clear(kill_wait_s)
+
+    def kill(self) -> None:
+        """SIGKILL to the leader's process group, now, without waiting. Never blocks."""
+        self._killing = True
+        self._signal_session(signal.SIGKILL)
+
+    def collect(self) -> None:
+        """Reaps the leader if it is dead, without waiting. For `kill_all`; else `stop` does it."""
+        with contextlib.suppress(OSError):
+            self._popen.poll()
+
+    @property
+    def session(self) -> int | None:
+        """The session's id while it can only mean this replica's session."""
+        return self.pid if self._pid_is_reserved else None
+
+    async def _clear(self, kill_wait_s: float) -> Release:
+        deadline = self._loop.time() + kill_wait_s
+        linger_until = self._loop.time() + (0 if self._killing or self.exit is None else _LINGER_S)
+        poll_s = _FIRST_POLL_S
+        while not self._gone:
+            members = await self._scan()
+            if members is not None and not members:
+                self._reap()
+                break
+            if self._loop.time() >= linger_until:
+                self._kill_members(members or [])
+            if self._loop.time() >= deadline:
+                return Release(proven=False, survivors=_describe(members))
+            await self.wait_exit(poll_s) if self.exit is None else await asyncio.sleep(poll_s)
+            poll_s = min(poll_s * 2, _LAST_POLL_S)
+        return Release(proven=True)
+
+    async def _scan(self) -> list[Process] | None:
+        """The replica's live processes; None when the kernel did not answer in time."""
+        find = functools.partial(
+            find_members,
+            marker=self.marker,
+            since_ticks=self.start_ticks,
+            session=self.session,
+            known=frozenset(self.known),
+        )
+        found = await _in_daemon_thread(lambda: find(read_processes()), _SCAN_WAIT_S)
+        if found is None:
+            return None
+        self.known.update(process.identity for process in found)
+        _collect_zombies(found, except_pid=self.pid)
+        return [process for process in found if process.alive]
+
+    def _kill_members(self, members: list[Process]) -> None:
+        self.kill()
+        for process in members:
+            kill_exactly(process.identity)
+
+    def _signal_session(self, number: signal.Signals) -> None:
+        if self._pid_is_reserved:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def _reap(self) -> None:
+        self._gone = True
+        self._pid_is_reserved = False
+        self.collect()
+
+    def _on_exec_status(self) -> None:
+        assert self._status_fd is not None
+        try:
+            chunk = os.read(self._status_fd, _STATUS_LIMIT_BYTES)
+        except BlockingIOError:
+            return
+        self._status += chunk
+        if not chunk or len(self._status) >= _STATUS_LIMIT_BYTES:
+            self._loop.remove_reader(self._status_fd)
+            os.close(self._status_fd)
+            self._status_fd = None
+            self._executed.set_result(self._status.decode("utf-8", errors="replace"))
+
+    def _watch_exit(self) -> None:
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            # No pidfd here (an old kernel, a sandbox): a thread waits instead.
+            watch = threading.Thread(target=self._wait_in_thread, name="replica-exit", daemon=True)
+            watch.start()
+            return
+
+        def on_exit() -> None:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+            self._on_exit(_read_exit(self.pid, os.WNOHANG))
+
+        self._loop.add_reader(pidfd, on_exit)
+
+    def _wait_in_thread(self) -> None:
+        found = _read_exit(self.pid, 0)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is interested
+            self._loop.call_soon_threadsafe(self._on_exit, found)
+
+    def _on_exit(self, found: Exit) -> None:
+        self._pid_is_reserved = found != Exit()
+        self.exit = found
+        self._exited.set()
+
+
+def _read_exit(pid: int, flags: int) -> Exit:
+    """The exit of a child, which stays a zombie. Blocks until it ends unless flags has WNOHANG."""
+    try:
+        result = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | flags)
+    except ChildProcessError:
+        return Exit()
+    if result is None:
+        return Exit()
+    if result.si_code == os.CLD_EXITED:
+        return Exit(status=result.si_status)
+    return Exit(signal=result.si_status)
+
+
+def _missing_interpreter(program: str) -> str:
+    """Explains "No such file" for a script that is there while its interpreter is not."""
+    try:
+        with Path(program).open("rb") as file:
+            first_line = file.readline(256)
+    except OSError:
+        return ""
+    words = first_line.decode("utf-8", errors="replace").strip()
+    return f" (the script's first line is {words})" if words.startswith("#!") else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _describe(members: list[Process] | None) -> tuple[str, ...]:
+    if members is None:
+        return ("unknown: reading the process table takes too long",)
+    return tuple(process.words for process in members)
+
+
+def _collect_zombies(found: list[Process], *, except_pid: int) -> None:
+    """Reaps what became our child: where the controller is pid 1 (a container), orphans do."""
+    own_pid = os.getpid()
+    for process in found:
+        ours = process.parent_pid == own_pid and process.pid != except_pid
+        if ours and not process.alive:
+            with contextlib.suppress(OSError):
+                os.waitpid(process.pid, os.WNOHANG)
+
+
+def _encode_environment(env: Mapping[str, str]) -> bytes:
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise SpawnError(f"environment variable {name!r}: no empty name, no '=', no NUL byte")
+    return b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in env.items())
+
+
+def _anonymous_file(content: bytes) -> int:
+    """A file in memory with this content, read from its beginning. Raises OSError."""
+    fd = os.memfd_create("environment")
+    try:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(content)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_log(path: Path) -> int:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SpawnError(f"cannot write the log {path}: {error.strerror}") from error
+
+
+async def _in_daemon_thread(work: Callable[[], _Result], timeout_s: float) -> _Result | None:
+    """`work()`, in a thread that cannot keep the interpreter from exiting; None after timeout_s.
+
+    An OSError counts as no answer.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[_Result | None] = loop.create_future()
+
+    def deliver(result: _Result | None) -> None:
+        if not answer.done():
+            answer.set_result(result)
+
+    def run() -> None:
+        result = None
+        with contextlib.suppress(OSError):
+            result = work()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is interested
+            loop.call_soon_threadsafe(deliver, result)
+
+    threading.Thread(target=run, name="process-table", daemon=True).start()
+    with contextlib.suppress(TimeoutError):
+        return await asyncio.wait_for(answer, timeout_s)
+    return None
