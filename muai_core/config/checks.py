@@ -1,0 +1,264 @@
+"""What the schema cannot see: other sections, the file system, the installed plugins."""
+
+import ipaddress
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from muai_core.config.errors import Origin, Problem, Severity
+from muai_core.config.loaded import engine_enabled
+from muai_core.config.schema import Config, GatewayConfig
+from muai_core.config.sources import ResolvedSource, SourceError, resolve_path, resolve_source
+from muai_core.config.tree import Node, dotted
+from muai_core.config.tree import Path as KeyPath
+from muai_core.config.wording import choices, nearest
+from muai_core.plugin.loading import Plugins
+
+#: Engines that have a distribution of their own: what to install when one is named and missing.
+OFFICIAL_ENGINES = ("transformers", "vllm", "deepspeed", "simulated")
+
+
+class Subject:
+    """A config under examination: its sound part, its tree, and the mistakes found so far."""
+
+    def __init__(
+        self,
+        config: Config,
+        tree: Node,
+        broken: set[KeyPath],
+        plugins: Plugins,
+        folder: Path,
+        environ: Mapping[str, str],
+    ) -> None:
+        self.config = config
+        self.tree = tree
+        self.broken = broken
+        self.plugins = plugins
+        self.folder = folder
+        self.environ = environ
+        self.problems: list[Problem] = []
+
+    def is_sound(self, path: KeyPath) -> bool:
+        """Whether the value at `path` is what the user wrote, or a default nobody touched."""
+        return not any(path[: len(cut)] == cut for cut in self.broken)
+
+    def report(
+        self,
+        path: KeyPath,
+        message: str,
+        suggestion: str | None = None,
+        severity: Severity = "error",
+    ) -> None:
+        origin = self.tree.nearest(path).origin
+        self.problems.append(Problem(origin, dotted(path), message, suggestion, severity))
+
+    def report_at(self, origin: Origin, path: KeyPath, message: str) -> None:
+        self.problems.append(Problem(origin, dotted(path), message))
+
+    def check_name(
+        self, path: KeyPath, kind: str, name: str, installed: Iterable[str], extra: str = ""
+    ) -> bool:
+        """Whether a part of that name is installed; if not, says why or what was meant."""
+        names = sorted(installed)
+        if name in names:
+            return True
+        reason = _absence(self.plugins, name)
+        if reason is not None:
+            self.report(path, f"the {kind} {name} is not there: {reason}")
+        elif (meant := nearest(name, names)) is not None:
+            self.report(path, f"no {kind} is called {name}", meant)
+        else:
+            listed = f"installed: {choices(names)}"
+            self.report(path, f"no {kind} is called {name}; {extra or listed}")
+        return False
+
+
+def _absence(plugins: Plugins, name: str) -> str | None:
+    """Why the plugin that would bring `name` brings nothing, None when there is none."""
+    for record in plugins.records:
+        own_names = {record.name, record.name.removeprefix("muai-").removeprefix("muai_")}
+        if name in own_names and record.status == "failed":
+            return f"plugin {record.name} failed to load: {record.reason}"
+        if name in own_names and record.status == "disabled":
+            return f"plugin {record.name} is disabled {record.reason}"
+    return None
+
+
+def check_plugin_files(subject: Subject, files: Mapping[int, Path]) -> None:
+    """Every local plugin exists and loads; `files` maps the index in `plugins` to its path."""
+    failures = {record.origin: record for record in subject.plugins.failed()}
+    seen: set[Path] = set()
+    for index, file in files.items():
+        path: KeyPath = ("plugins", index)
+        if file in seen:
+            subject.report(path, f"{file} is listed twice")
+        elif not file.is_file():
+            subject.report(path, f"no file {file}")
+        elif (record := failures.get(str(file))) is not None:
+            subject.report(path, f"failed to load: {record.reason}")
+        seen.add(file)
+
+
+def check_models(subject: Subject) -> dict[str, ResolvedSource]:
+    """Names, engines and sources of all models; returns the weights that were found."""
+    sources: dict[str, ResolvedSource] = {}
+    models = subject.config.models
+    if not models and subject.is_sound(("models",)) and not _any_below(subject, "models"):
+        subject.report(("models",), "at least one model is needed: models: {NAME: {source: ...}}")
+    for name, model in models.items():
+        path: KeyPath = ("models", name)
+        if model.engine != "auto" and subject.is_sound((*path, "engine")):
+            _check_engine(subject, (*path, "engine"), model.engine)
+        scheme = re.match(r"([a-z][a-z0-9_]*):", model.source)
+        if scheme and scheme[1] in subject.plugins.engines:
+            continue  # the engine's own scheme; its check sees it
+        try:
+            sources[name] = resolve_source(model.source, subject.folder)
+        except SourceError as error:
+            subject.report((*path, "source"), str(error))
+            subject.broken.add((*path, "source"))
+    return sources
+
+
+def _any_below(subject: Subject, section: str) -> bool:
+    return any(path[0] == section for path in subject.broken if path)
+
+
+def _check_engine(subject: Subject, path: KeyPath, engine: str) -> None:
+    installed = subject.plugins.engines
+    official = engine in OFFICIAL_ENGINES
+    extra = f"install it with: pip install muai-{engine}" if official else ""
+    kind_names = [*installed, "auto"]
+    if engine not in installed and official and _absence(subject.plugins, engine) is None:
+        subject.report(path, f"the engine {engine} is not installed; {extra}")
+    elif subject.check_name(path, "engine", engine, kind_names) and not engine_enabled(
+        subject.config, engine
+    ):
+        switch = ("optimization", engine, "enabled")
+        where = subject.tree.nearest(switch).origin
+        subject.report(path, f"the engine {engine} is forbidden by {dotted(switch)} ({where})")
+
+
+def check_recovery(subject: Subject) -> None:
+    recovery = subject.config.recovery
+    if recovery.backoff_initial_s > recovery.backoff_max_s:
+        given = subject.tree.find(("recovery", "backoff_initial_s"))
+        key = "backoff_initial_s" if given is not None else "backoff_max_s"
+        subject.report(
+            ("recovery", key),
+            f"backoff_initial_s ({recovery.backoff_initial_s:g}) is more than "
+            f"backoff_max_s ({recovery.backoff_max_s:g})",
+        )
+
+
+def check_engines_section(subject: Subject) -> None:
+    for name, section in subject.config.engines.items():
+        path: KeyPath = ("engines", name)
+        if name == "auto":
+            subject.report(path, "auto is no engine; name one", None)
+        else:
+            subject.check_name(path, "engine", name, subject.plugins.engines)
+        if section.python is not None:
+            _check_python(subject, (*path, "python"), section.python)
+        for variable in section.env:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+                subject.report((*path, "env", variable), "not a name of an environment variable")
+
+
+def _check_python(subject: Subject, path: KeyPath, text: str) -> None:
+    try:
+        python = resolve_path(text, subject.folder)
+        runnable = python.is_file() and os.access(python, os.X_OK)
+    except (OSError, ValueError):
+        subject.report(path, "this is no path")
+        return
+    if not runnable:
+        subject.report(path, f"{python} is not a program that can be run")
+
+
+def check_gateway(subject: Subject) -> None:
+    gateway = subject.config.gateway
+    has_keys = False
+    sound = True
+    if gateway.api_keys_file is not None:
+        has_keys = _check_key_file(subject, gateway.api_keys_file)
+    if gateway.api_keys_env is not None:
+        has_keys = _check_key_variable(subject, gateway.api_keys_env) or has_keys
+    for key in ("host", "api_keys_file", "api_keys_env", "allow_unauthenticated"):
+        sound = sound and subject.is_sound(("gateway", key))
+    named = gateway.api_keys_file or gateway.api_keys_env
+    if sound and not (named or has_keys) and not _is_open_on_purpose(gateway):
+        subject.report(
+            ("gateway", "host"),
+            f"{gateway.host} is reachable from other machines and no API keys are set; set "
+            "gateway.api_keys_file or gateway.api_keys_env, or gateway.allow_unauthenticated: true",
+        )
+
+
+def _is_open_on_purpose(gateway: GatewayConfig) -> bool:
+    return gateway.allow_unauthenticated or is_loopback(gateway.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to `host`; an unknown name counts as reachable."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _check_key_file(subject: Subject, text: str) -> bool:
+    path: KeyPath = ("gateway", "api_keys_file")
+    try:
+        file = resolve_path(text, subject.folder)
+        mode = file.stat().st_mode
+        content = file.read_text("utf-8") if stat.S_ISREG(mode) else None
+    except FileNotFoundError:
+        subject.report(path, f"no file {file}")
+        return False
+    except UnicodeDecodeError:
+        subject.report(path, f"{file} is not UTF-8 text")
+        return False
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        subject.report(path, f"the file cannot be read: {reason}")
+        return False
+    if content is None:
+        subject.report(path, f"{file} is not a regular file")
+        return False
+    if mode & stat.S_IROTH:
+        message = f"every user of this machine can read the keys; chmod 600 {file}"
+        subject.report(path, message, severity="warning")
+    if not any(line.strip() and not line.startswith("#") for line in content.splitlines()):
+        subject.report(path, f"{file} holds no key; write one per line")
+        return False
+    return True
+
+
+def _check_key_variable(subject: Subject, name: str) -> bool:
+    if any(key.strip() for key in subject.environ.get(name, "").split(",")):
+        return True
+    subject.report(("gateway", "api_keys_env"), f"the environment variable {name} is not set")
+    return False
+
+
+def check_ports(subject: Subject, config: Config) -> None:
+    """No sink that is on listens where the gateway or another sink listens."""
+    taken: dict[int, tuple[str, KeyPath]] = {}
+    if config.gateway.port and subject.is_sound(("gateway", "port")):
+        taken[config.gateway.port] = ("the gateway", ("gateway", "port"))
+    for name, section in config.sinks.items():
+        port = (section.model_extra or {}).get("port")
+        path: KeyPath = ("sinks", name, "port")
+        if not section.enabled or not isinstance(port, int) or not port:
+            continue
+        if port not in taken:
+            taken[port] = (f"the sink {name}", path)
+            continue
+        owner, owner_path = taken[port]
+        given_here = subject.tree.find(path) is not None
+        where = path if given_here or subject.tree.find(owner_path) is None else owner_path
+        other = owner if where == path else f"the sink {name}"
+        subject.report(where, f"port {port} is taken by {other}; give each its own")

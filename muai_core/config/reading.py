@@ -1,0 +1,59 @@
+"""The config file's bytes, under limits, before anything looks at what they mean."""
+
+import os
+import stat
+from pathlib import Path
+
+from muai_core.config.errors import ConfigError, Origin, Problem
+
+FILE_BYTES_MAX = 1024 * 1024
+
+
+def read_text(path: Path, shown: str) -> str:
+    """The text of the config file; `shown` is its name in messages.
+
+    Raises ConfigError when it is missing, not a regular file, unreadable, longer than 1 MiB
+    (found out before it is read) or not UTF-8.
+    """
+    try:
+        # Non-blocking, so that a named pipe without a writer is refused instead of waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise _refusal(shown, _open_message(error, path)) from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise _refusal(shown, "this is a directory; name the YAML file inside it")
+        if not stat.S_ISREG(status.st_mode):
+            raise _refusal(shown, "this is not a regular file")
+        if status.st_size > FILE_BYTES_MAX:
+            raise _refusal(shown, _size_message(status.st_size))
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:
+        raise _refusal(shown, _size_message(len(data)))
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # `object` is the text after a byte order mark, so the offset is taken from the end.
+        offset = len(data) - len(error.object) + error.start
+        line = data.count(b"\n", 0, offset) + 1
+        message = f"not UTF-8: byte 0x{data[offset]:02X} at offset {offset}; save the file as UTF-8"
+        raise _refusal(shown, message, line) from None
+
+
+def _open_message(error: OSError | ValueError, path: Path) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "the file cannot be read: permission denied"
+    if isinstance(error, OSError):
+        return f"the file cannot be read: {error.strerror or error}"
+    return f"this is not a file name: {error}"
+
+
+def _size_message(size_bytes: int) -> str:
+    return f"the file has {size_bytes:,} bytes; a config may have {FILE_BYTES_MAX:,}"
+
+
+def _refusal(shown: str, message: str, line: int = 0) -> ConfigError:
+    return ConfigError([Problem(Origin("file", shown, line), "", message)])
