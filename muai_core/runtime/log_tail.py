@@ -27,8 +27,8 @@ def log_tail(
         return ""
     text = raw.decode("utf-8", errors="replace").replace("\r\n", "\n")
     rows = [_clean(row, line_characters) for row in text.split("\n")]
-    if start > 0 and len(rows) > 1:
-        rows = rows[1:]
+    if start > 0:
+        rows[0] = "…" + rows[0].removeprefix("…")
     rows = [row for row in rows if row]
     return "\n".join(rows[-lines:])
 
