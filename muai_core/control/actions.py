@@ -1,0 +1,71 @@
+"""Intents: what the control plane wants done. Imperative, frozen, serialisable.
+
+Every action about a replica carries its epoch and a deadline on the controller's clock, and ends in
+one of a closed set of outcomes. When the deadline passes without one, the plane asks again or asks
+for more; it never assumes.
+
+| action | outcomes | after the deadline |
+| --- | --- | --- |
+| StartReplica | ReplicaReady, ReplicaStartFailed, ReplicaExited | StopReplica |
+| DrainReplica | ReplicaDrained, ReplicaExited | StopReplica |
+| StopReplica | ReplicaExited | StopReplica again, without grace |
+| ConfirmRelease | ReplicaReleased | ConfirmRelease again |
+| PublishRoutes | none: it is a swap in memory | |
+"""
+
+import msgspec
+from msgspec import Struct
+
+from muai_core.model.deployment import Deployment
+from muai_core.model.device import Device
+from muai_core.model.placement import Placement
+from muai_core.model.routing import RoutingTable
+
+
+class Intent(Struct, frozen=True, kw_only=True, tag_field="action", tag=True):
+    """Base of all actions."""
+
+
+class ReplicaIntent(Intent, frozen=True):
+    """Base of the actions on one incarnation of one replica."""
+
+    replica_id: str
+    epoch: int
+    deadline_at_s: float
+
+
+class StartReplica(ReplicaIntent, frozen=True):
+    """Start the deployment's engine on the placement's devices (given in rank order)."""
+
+    deployment: Deployment
+    placement: Placement
+    devices: tuple[Device, ...]
+
+
+class DrainReplica(ReplicaIntent, frozen=True):
+    """Report when no request is in flight on it; it is out of the routing table already."""
+
+
+class StopReplica(ReplicaIntent, frozen=True):
+    """End its whole process group: politely for `grace_s` seconds, then by force."""
+
+    grace_s: float
+    reason: str
+
+
+class ConfirmRelease(ReplicaIntent, frozen=True):
+    """Make sure that nothing of it is left and that these devices have their memory back."""
+
+    devices: tuple[str, ...]
+
+
+class PublishRoutes(Intent, frozen=True):
+    """Hand the gateway a new routing table."""
+
+    table: RoutingTable
+
+
+Action = StartReplica | DrainReplica | StopReplica | ConfirmRelease | PublishRoutes
+
+#: Raises msgspec.ValidationError on anything that is not an action.
+decode_action = msgspec.json.Decoder(Action).decode

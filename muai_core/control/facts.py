@@ -1,0 +1,273 @@
+"""What each event does to the tables. A handler checks everything first and then changes, or
+answers why it changed nothing: no event is ever half applied."""
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct, structs
+
+from muai_core.control import events as ev
+from muai_core.control.lifecycle import MAY_RUN, ReplicaState, Trigger, may
+from muai_core.control.state import DeviceRecord, Replica, SourceRecord
+from muai_core.control.turn import Turn
+from muai_core.model.deployment import Deployment
+from muai_core.model.device import DeviceReading, Health, Inventory
+
+
+class Stale(Struct, frozen=True):
+    """True once, overtaken since: another epoch, an older observation, a late outcome."""
+
+    why: str
+
+
+class Illegal(Struct, frozen=True):
+    """Cannot be true. Rejected whole and counted."""
+
+    why: str
+
+
+Verdict = Stale | Illegal | None
+
+
+def apply(turn: Turn, event: ev.Event) -> Verdict:
+    """Apply one event, or say why not. Never raises on anything that decodes as an event."""
+    return _HANDLERS[type(event)](turn, event)
+
+
+# --- desired state ------------------------------------------------------------------------------
+
+
+def _deployments_desired(turn: Turn, event: ev.DeploymentsDesired) -> Verdict:
+    state = turn.state
+    if state.shutting_down:
+        return Illegal("the controller is shutting down")
+    names = [deployment.name for deployment in event.deployments]
+    if len(set(names)) != len(names):
+        return Illegal("a deployment is named twice")
+    for deployment in event.deployments:
+        if not _possible(deployment):
+            return Illegal(f"deployment {deployment.name} asks for impossible sizes")
+    wanted = {deployment.name: _counted(turn, deployment) for deployment in event.deployments}
+    for name in [*state.deployments, *wanted]:
+        if state.deployments.get(name) != wanted.get(name):
+            turn.touch(name)
+    for name, deployment in wanted.items():
+        state.generations[name] = deployment.generation
+    state.deployments = wanted
+    turn.capacity_changed = True
+    return None
+
+
+def _possible(deployment: Deployment) -> bool:
+    return (
+        deployment.replicas >= 0
+        and deployment.tensor_parallel_size >= 1
+        and deployment.pipeline_parallel_size >= 1
+        and (deployment.memory_bytes_per_device or 0) >= 0
+    )
+
+
+def _counted(turn: Turn, wanted: Deployment) -> Deployment:
+    """The wish under its generation: the last one, plus one if more than `replicas` changed."""
+    last = turn.state.deployments.get(wanted.name)
+    generation = turn.state.generations.get(wanted.name, 0)
+    if last is None:
+        return structs.replace(wanted, generation=generation + 1)
+    same = structs.replace(last, replicas=wanted.replicas)
+    if structs.replace(wanted, generation=last.generation) == same:
+        return same
+    return structs.replace(wanted, generation=generation + 1)
+
+
+def _shutdown_requested(turn: Turn, event: ev.ShutdownRequested) -> Verdict:
+    if turn.state.shutting_down:
+        return Stale("already shutting down")
+    turn.state.shutting_down = True
+    for name in turn.state.deployments:
+        turn.touch(name)
+    turn.state.deployments = {}
+    return None
+
+
+# --- devices ------------------------------------------------------------------------------------
+
+
+def _devices_observed(turn: Turn, event: ev.DevicesObserved) -> Verdict:
+    inventory = event.inventory
+    known = turn.state.sources.get(inventory.source, SourceRecord())
+    if known.observed_at_s is not None and inventory.observed_at_s < known.observed_at_s:
+        return Stale("an older observation of the same source")
+    fault = _inventory_fault(turn, inventory)
+    if fault is not None:
+        return Illegal(fault)
+    turn.state.sources[inventory.source] = SourceRecord(inventory.observed_at_s)
+    readings = {reading.uuid: reading for reading in inventory.readings}
+    for device in inventory.devices:
+        reading = readings.get(
+            device.uuid,
+            DeviceReading(uuid=device.uuid, health=Health.UNKNOWN, health_reason="no reading"),
+        )
+        _see(turn, DeviceRecord(device=device, source=inventory.source, reading=reading))
+    seen = {device.uuid for device in inventory.devices}
+    missing = [
+        uuid
+        for uuid, record in turn.state.devices.items()
+        if record.source == inventory.source and uuid not in seen
+    ]
+    for uuid in missing:
+        turn.state.devices[uuid] = structs.replace(turn.state.devices[uuid], present=False)
+    turn.forget_absent_devices(tuple(missing))
+    return None
+
+
+def _inventory_fault(turn: Turn, inventory: Inventory) -> str | None:
+    if inventory.observed_at_s > turn.state.now_s:
+        return "an observation from the future"
+    uuids = [device.uuid for device in inventory.devices]
+    if len(set(uuids)) != len(uuids):
+        return f"source {inventory.source} reports a device twice"
+    for device in inventory.devices:
+        record = turn.state.devices.get(device.uuid)
+        if record is not None and record.source != inventory.source:
+            return f"{device.uuid} is reported by both {record.source} and {inventory.source}"
+        if device.memory_total_bytes < 0:
+            return f"{device.uuid} has negative memory"
+    if not {reading.uuid for reading in inventory.readings} <= set(uuids):
+        return f"source {inventory.source} has a reading of a device that it does not list"
+    return None
+
+
+def _see(turn: Turn, record: DeviceRecord) -> None:
+    before = turn.state.devices.get(record.device.uuid)
+    turn.state.devices[record.device.uuid] = record
+    if before is None or _capacity(before) != _capacity(record):
+        turn.capacity_changed = True
+
+
+def _capacity(record: DeviceRecord) -> tuple[Any, ...]:
+    return record.device, record.present, record.health, record.reading.memory_foreign_bytes
+
+
+def _device_source_failed(turn: Turn, event: ev.DeviceSourceFailed) -> Verdict:
+    known = turn.state.sources.get(event.source, SourceRecord())
+    turn.state.sources[event.source] = structs.replace(known, failure=event.reason)
+    return None
+
+
+# --- replicas -----------------------------------------------------------------------------------
+
+
+def _addressed(turn: Turn, event: ev.ReplicaFact) -> Replica | Stale | Illegal:
+    """The replica whose current epoch an event is about."""
+    replica = turn.state.replicas.get(event.replica_id)
+    if replica is None:
+        name, _, number = event.replica_id.rpartition(".")
+        given_out = turn.state.numbers.get(name, -1)
+        if number.isdecimal() and int(number) <= given_out:
+            return Stale("a replica that is gone")
+        return Illegal("a replica that never was")
+    if event.epoch > replica.epoch:
+        return Illegal("an epoch that never was")
+    if event.epoch < replica.epoch:
+        return Stale("an earlier epoch")
+    return replica
+
+
+def _replica_spawned(turn: Turn, event: ev.ReplicaSpawned) -> Verdict:
+    replica = _addressed(turn, event)
+    if not isinstance(replica, Replica):
+        return replica
+    if replica.state not in MAY_RUN:
+        return Stale("late")
+    turn.store(structs.replace(replica, pid=event.pid))
+    return None
+
+
+def _replica_progressed(turn: Turn, event: ev.ReplicaProgressed) -> Verdict:
+    replica = _addressed(turn, event)
+    if not isinstance(replica, Replica):
+        return replica
+    if replica.state is not ReplicaState.STARTING:
+        return Stale("late")
+    turn.store(structs.replace(replica, stage=event.stage, detail=event.detail))
+    return None
+
+
+def _replica_ready(turn: Turn, event: ev.ReplicaReady) -> Verdict:
+    replica = _addressed(turn, event)
+    if not isinstance(replica, Replica):
+        return replica
+    if not may(replica.state, Trigger.READY):
+        return Stale("late")
+    turn.move(replica, Trigger.READY, endpoint=event.endpoint, stage=None, detail=None)
+    return None
+
+
+def _replica_lost(turn: Turn, event: ev.ReplicaStartFailed | ev.ReplicaExited) -> Verdict:
+    replica = _addressed(turn, event)
+    if not isinstance(replica, Replica):
+        return replica
+    if not may(replica.state, Trigger.LOST):
+        return Stale("late")
+    turn.lose(replica, event.cause, event.log_tail)
+    return None
+
+
+def _replica_drained(turn: Turn, event: ev.ReplicaDrained) -> Verdict:
+    replica = _addressed(turn, event)
+    if not isinstance(replica, Replica):
+        return replica
+    if replica.state is not ReplicaState.DRAINING:
+        return Stale("late")
+    turn.stop(replica, "drained")
+    return None
+
+
+def _replica_released(turn: Turn, event: ev.ReplicaReleased) -> Verdict:
+    replica = _addressed(turn, event)
+    if not isinstance(replica, Replica):
+        return replica
+    if replica.state is not ReplicaState.RELEASING:
+        return Stale("late")
+    turn.release(replica)
+    return None
+
+
+def _replicas_observed(turn: Turn, event: ev.ReplicasObserved) -> Verdict:
+    state = turn.state
+    if event.observed_at_s > state.now_s:
+        return Illegal("an observation from the future")
+    last = state.replicas_observed_at_s
+    if last is not None and event.observed_at_s < last:
+        return Stale("an older observation")
+    state.replicas_observed_at_s = event.observed_at_s
+    seen = {(sighting.replica_id, sighting.epoch) for sighting in event.sightings}
+    for replica in list(state.replicas.values()):
+        # Whatever changed after the observation knows better.
+        overtaken = replica.since_s >= event.observed_at_s
+        if replica.state in MAY_RUN and not overtaken and (replica.id, replica.epoch) not in seen:
+            turn.lose(replica, "its process is gone; the exit itself was not reported")
+    for sighting in event.sightings:
+        owner = state.replicas.get(sighting.replica_id)
+        if owner is None or sighting.epoch < owner.epoch:
+            deadline_at_s = state.now_s + state.settings.stop_margin_s
+            turn.stop_epoch(
+                sighting.replica_id, sighting.epoch, deadline_at_s, 0.0, "nobody owns this process"
+            )
+    return None
+
+
+_HANDLERS: dict[type, Callable[[Turn, Any], Verdict]] = {
+    ev.DeploymentsDesired: _deployments_desired,
+    ev.ShutdownRequested: _shutdown_requested,
+    ev.DevicesObserved: _devices_observed,
+    ev.DeviceSourceFailed: _device_source_failed,
+    ev.ReplicaSpawned: _replica_spawned,
+    ev.ReplicaProgressed: _replica_progressed,
+    ev.ReplicaReady: _replica_ready,
+    ev.ReplicaStartFailed: _replica_lost,
+    ev.ReplicaExited: _replica_lost,
+    ev.ReplicaDrained: _replica_drained,
+    ev.ReplicaReleased: _replica_released,
+    ev.ReplicasObserved: _replicas_observed,
+}

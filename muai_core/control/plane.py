@@ -1,0 +1,218 @@
+"""The control plane: `step` turns facts into intents.
+
+    events ──▶ absorb ──▶ expire ──▶ reconcile ──▶ place ──▶ publish ──▶ actions
+               facts.py   timers     reconcile.py  planning/  routes.py
+
+Given the same first snapshot and the same sequence of (now, events), `step` returns the same
+actions and the same digest, in every process. So nothing here knows a clock, chance, a set's order
+or the world: time comes in as an argument and goes out through `next_wakeup`, ids come from
+counters, jitter from a stable hash. The rest follows from that sentence: `muai plan` is a step
+without an executor, `muai replay` is the journal through `step` again.
+
+Where to look: the states of a replica and what may follow what in `lifecycle`; what is held by whom
+in `ledger`; what an event changes in `facts`; how a replica is moved in `turn`; what is wanted in
+`reconcile`; when a lost replica returns in `recovery`; what must always hold in `invariants`.
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import msgspec
+from msgspec import structs
+
+from muai_core.control import facts, routes
+from muai_core.control.actions import Action, PublishRoutes
+from muai_core.control.events import Event
+from muai_core.control.fleet import fleet_of, with_claims
+from muai_core.control.lifecycle import HOLDS_DEVICES, ReplicaState, Trigger
+from muai_core.control.reconcile import reconcile
+from muai_core.control.state import ControlSettings, Replica, State
+from muai_core.control.turn import Timers, Turn
+from muai_core.model.fleet import Fleet, PlacementRequest
+from muai_core.model.placement import Placement, Unplaceable
+from muai_core.planning.place import place
+from muai_core.plugin.allocation import AllocationStrategy
+from muai_core.plugin.recovery import RecoveryPolicy
+
+# Insertion order is part of the state: it decides who is placed first, so it must survive.
+_ENCODER = msgspec.json.Encoder()
+
+
+class ControlPlane:
+    """One pure state machine. It owns its state; callers read it and never change it."""
+
+    def __init__(
+        self,
+        settings: ControlSettings,
+        strategy: AllocationStrategy,
+        policy: RecoveryPolicy,
+    ) -> None:
+        self._turn = Turn(state=State(settings=settings), strategy=strategy, policy=policy)
+
+    @property
+    def state(self) -> State:
+        return self._turn.state
+
+    def step(self, now_s: float, events: Iterable[Event]) -> list[Action]:
+        """Absorb the facts and return what is to be done about them, in order.
+
+        `now_s` is in seconds on any clock that does not run backwards; if it does, it is taken to
+        stand still. An illegal event is rejected whole and counted. Never raises on legal input.
+        """
+        turn = self._turn
+        turn.state.now_s = max(turn.state.now_s, float(now_s))
+        turn.actions = []
+        for event in events:
+            self._absorb(event)
+        self._expire()
+        self._reconcile()
+        self._place()
+        self._publish()
+        return turn.actions
+
+    def next_wakeup(self) -> float | None:
+        """When `step` must be called even if nothing happens, on the same clock; None: never."""
+        due = self._turn.timers.next_due(self._turn.state)
+        return None if due is None else due[0]
+
+    def snapshot(self) -> bytes:
+        """The whole state as JSON: planes with the same history give the same bytes."""
+        return _ENCODER.encode(self._turn.state)
+
+    def digest(self) -> str:
+        """A fingerprint of the state, equal in every process that has seen the same."""
+        return blake2b(self.snapshot(), digest_size=16).hexdigest()
+
+    @classmethod
+    def restore(
+        cls, snapshot: bytes, strategy: AllocationStrategy, policy: RecoveryPolicy
+    ) -> "ControlPlane":
+        """A plane that goes on from `snapshot`. Raises msgspec.ValidationError if it is none."""
+        state = msgspec.json.decode(snapshot, type=State)
+        plane = cls(state.settings, strategy, policy)
+        plane._turn.state = state
+        plane._turn.timers = Timers()
+        for replica in state.replicas.values():
+            plane._turn.store(replica)
+        plane._turn.published = {
+            name: part for name in state.deployments if (part := plane._routes_of(name)) is not None
+        }
+        return plane
+
+    # --- the phases of a step -------------------------------------------------------------------
+
+    def _absorb(self, event: Event) -> None:
+        state = self._turn.state
+        verdict = facts.apply(self._turn, event)
+        kind = type(event).__name__
+        match verdict:
+            case None:
+                state.applied[kind] = state.applied.get(kind, 0) + 1
+            case facts.Stale(why=why):
+                state.stale[f"{kind}: {why}"] = state.stale.get(f"{kind}: {why}", 0) + 1
+            case facts.Illegal(why=why):
+                state.rejected[f"{kind}: {why}"] = state.rejected.get(f"{kind}: {why}", 0) + 1
+
+    def _expire(self) -> None:
+        """Act on every deadline that has passed. No outcome means: ask again, or ask for more."""
+        turn = self._turn
+        while (due := turn.timers.next_due(turn.state)) is not None and due[0] <= turn.state.now_s:
+            replica = turn.state.replicas[due[1]]
+            match replica.state:
+                case ReplicaState.STARTING:
+                    cause = f"did not start within {turn.state.settings.start_deadline_s:g} s"
+                    turn.stop(replica, cause, condemned=cause)
+                case ReplicaState.DRAINING:
+                    turn.stop(replica, "requests in flight did not finish in time")
+                case ReplicaState.STOPPING:
+                    turn.ask_to_stop(replica, 0.0, "it did not stop in time")
+                case ReplicaState.RELEASING:
+                    turn.ask_to_release(replica)
+                case ReplicaState.BACKOFF:
+                    turn.move(replica, Trigger.RETRY)
+
+    def _reconcile(self) -> None:
+        """Bring each deployment that changed nearer to what is desired."""
+        turn = self._turn
+        while turn.dirty:
+            name = next(iter(turn.dirty))
+            del turn.dirty[name]
+            replicas = [turn.state.replicas[key] for key in turn.members.get(name, {})]
+            wanted = reconcile(turn.state.deployments.get(name), replicas)
+            for replica_id in wanted.retire:
+                turn.retire(turn.state.replicas[replica_id], "no longer desired")
+            for _ in range(wanted.create):
+                turn.create(name)
+
+    def _place(self) -> None:
+        """Find devices for pending replicas: for new ones always, for blocked ones on change."""
+        turn = self._turn
+        fleet: Fleet | None = None
+        blocked: dict[str, Unplaceable] = {}
+        for name in turn.state.deployments:
+            for replica_id in list(turn.members.get(name, {})):
+                replica = turn.state.replicas[replica_id]
+                if replica.state is not ReplicaState.PENDING:
+                    continue
+                if replica.blocked is not None and not turn.capacity_changed:
+                    continue
+                fleet = fleet or fleet_of(turn.state)
+                # Equal wishes on an equal fleet have equal answers.
+                answer = blocked.get(name) or self._find_placement(replica, fleet)
+                if isinstance(answer, Placement):
+                    turn.start(replica, answer)
+                    fleet = with_claims(turn.state, fleet, answer.devices)
+                    continue
+                blocked[name] = answer
+                if replica.blocked != answer:
+                    turn.store(structs.replace(replica, blocked=answer))
+        turn.capacity_changed = False
+        if turn.dirty:
+            # A replica that found no devices may be a reason to let an outdated one make room.
+            self._reconcile()
+
+    def _find_placement(self, replica: Replica, fleet: Fleet) -> Placement | Unplaceable:
+        turn = self._turn
+        siblings = [
+            turn.state.replicas[key]
+            for key in turn.members[replica.deployment]
+            if key != replica.id and turn.state.replicas[key].state in HOLDS_DEVICES
+        ]
+        request = PlacementRequest(
+            replica_id=replica.id,
+            deployment=turn.state.deployments[replica.deployment],
+            sibling_nodes=tuple(
+                turn.state.devices[sibling.placement.devices[0]].device.node
+                for sibling in siblings
+                if sibling.placement is not None
+            ),
+        )
+        answer, complaint = place(request, fleet, turn.strategy)
+        if complaint is not None:
+            turn.complain(f"allocation strategy {turn.strategy.name}")
+        return answer
+
+    def _publish(self) -> None:
+        """Hand out a new routing table if it says anything new."""
+        turn = self._turn
+        changed = False
+        for name in turn.reroute:
+            part = self._routes_of(name)
+            changed = changed or part != turn.published.get(name)
+            if part is None:
+                turn.published.pop(name, None)
+            else:
+                turn.published[name] = part
+        turn.reroute = {}
+        if changed:
+            parts = (turn.published[name] for name in turn.state.deployments)
+            turn.state.routes = routes.assemble(turn.state.routes.version + 1, parts)
+            turn.actions.append(PublishRoutes(table=turn.state.routes))
+
+    def _routes_of(self, name: str) -> routes.ModelRoutes | None:
+        turn = self._turn
+        deployment = turn.state.deployments.get(name)
+        if deployment is None:
+            return None
+        replicas = [turn.state.replicas[key] for key in turn.members.get(name, {})]
+        return routes.routes_of(deployment, replicas)

@@ -1,0 +1,116 @@
+"""The state of the control plane: one object that owns plain tables of frozen records."""
+
+from msgspec import Struct, field
+
+from muai_core.control.ledger import Ledger
+from muai_core.control.lifecycle import ReplicaState
+from muai_core.model.deployment import Deployment
+from muai_core.model.device import Device, DeviceReading, Health
+from muai_core.model.placement import Placement, Unplaceable
+from muai_core.model.routing import RoutingTable
+
+
+class ControlSettings(Struct, frozen=True, kw_only=True):
+    """What the plane needs to know of the config. All times in seconds."""
+
+    strategy: str = "balanced"
+    policy: str = "ladder"
+    #: Kept free on every device: never claimed.
+    memory_reserve_bytes: int = 0
+    backoff_initial_s: float = 1.0
+    backoff_max_s: float = 60.0
+    #: A replica that was ready this long starts again with a clean record of failures.
+    stable_after_s: float = 60.0
+    start_deadline_s: float = 720.0
+    drain_s: float = 30.0
+    stop_grace_s: float = 10.0
+    #: How long a stop may take beyond its grace before it is asked for again.
+    stop_margin_s: float = 5.0
+    release_deadline_s: float = 5.0
+
+
+class DeviceRecord(Struct, frozen=True, kw_only=True):
+    """A device as last observed. One that vanished stays, absent, while claims are on it."""
+
+    device: Device
+    source: str
+    reading: DeviceReading
+    present: bool = True
+
+    @property
+    def health(self) -> Health:
+        return self.reading.health if self.present else Health.FAILED
+
+    @property
+    def health_reason(self) -> str | None:
+        return self.reading.health_reason if self.present else "no longer seen by its source"
+
+
+class SourceRecord(Struct, frozen=True):
+    """A device source: when it was last heard of, and what it complained about since."""
+
+    observed_at_s: float | None = None
+    failure: str | None = None
+
+
+class Loss(Struct, frozen=True):
+    """The last failure of a replica: when, why in one line, and the end of its log."""
+
+    at_s: float
+    epoch: int
+    cause: str
+    log_tail: str = ""
+
+
+class Replica(Struct, frozen=True, kw_only=True):
+    """One replica. `due_at_s` is when the plane must act if nothing happens before."""
+
+    id: str
+    deployment: str
+    generation: int
+    number: int
+    state: ReplicaState = ReplicaState.PENDING
+    since_s: float
+    epoch: int = 0
+    due_at_s: float | None = None
+    placement: Placement | None = None
+    pid: int | None = None
+    endpoint: str | None = None
+    stage: str | None = None
+    detail: str | None = None
+    #: Set once it is not wanted any more; never unset.
+    retiring: bool = False
+    #: Why it was told to stop although it is wanted, e.g. a missed start deadline.
+    condemned: str | None = None
+    #: Failures in a row.
+    failures: int = 0
+    #: Starts after the first.
+    restarts: int = 0
+    loss: Loss | None = None
+    retry_at_s: float | None = None
+    recovery_reason: str | None = None
+    #: Why no placement was found at the last try.
+    blocked: Unplaceable | None = None
+
+
+class State(Struct, kw_only=True):
+    """All tables. Mutated only by the plane, between whole events."""
+
+    settings: ControlSettings
+    now_s: float = 0.0
+    shutting_down: bool = False
+    deployments: dict[str, Deployment] = field(default_factory=dict)
+    #: Last generation and last replica number given out, per deployment name; never reset.
+    generations: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    devices: dict[str, DeviceRecord] = field(default_factory=dict)
+    sources: dict[str, SourceRecord] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    routes: RoutingTable = RoutingTable()
+    replicas_observed_at_s: float | None = None
+    #: Counts by kind of event: applied; ignored as stale; rejected, with the reason.
+    applied: dict[str, int] = field(default_factory=dict)
+    stale: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+    policy_failures: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Which devices a replica gets: filter → score → fit, with reasons. Pure."""

@@ -1,0 +1,99 @@
+"""Filters: which devices a replica may use at all, and for the others the one reason why not."""
+
+from collections.abc import Callable
+
+from muai_core.model.device import Platform
+from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
+from muai_core.model.placement import Refusal
+from muai_core.planning.wording import gib
+
+#: Returns why the device is refused, or None. `platform` is the one chosen for this request.
+Filter = Callable[[PlacementRequest, DeviceView, Platform | None], str | None]
+
+
+def choose_platform(request: PlacementRequest, fleet: Fleet) -> Platform | None:
+    """The best platform of the engine that the fleet has at all, or the one the config names.
+
+    A model never slides to a slower platform because the better one is full: that would be a
+    silent loss of quality. Name the platform in `affinity.platform` to choose the slower one.
+    """
+    if request.deployment.affinity.platform is not None:
+        return request.deployment.affinity.platform
+    there = {view.device.platform for view in fleet.devices}
+    return next((platform for platform in request.deployment.platforms if platform in there), None)
+
+
+def _platform(request: PlacementRequest, view: DeviceView, platform: Platform | None) -> str | None:
+    own = view.device.platform
+    if own not in request.deployment.platforms:
+        runs_on = ", ".join(request.deployment.platforms)
+        return f"engine {request.deployment.engine} runs on {runs_on}, this is a {own} device"
+    if own == platform:
+        return None
+    if request.deployment.affinity.platform is not None:
+        return f"affinity.platform is {platform}, this is a {own} device"
+    return f"the fleet has {platform} devices; to use {own} instead, set affinity.platform: {own}"
+
+
+def _affinity(request: PlacementRequest, view: DeviceView, platform: Platform | None) -> str | None:
+    affinity = request.deployment.affinity
+    device = view.device
+    if affinity.nodes and device.node not in affinity.nodes:
+        return f"affinity.nodes allows {', '.join(affinity.nodes)}, this node is {device.node}"
+    if affinity.devices and not {device.uuid, str(device.index)} & set(affinity.devices):
+        return f"affinity.devices allows {', '.join(affinity.devices)}"
+    return None
+
+
+def _health(request: PlacementRequest, view: DeviceView, platform: Platform | None) -> str | None:
+    if view.health.placeable:
+        return None
+    return f"{view.health.value}: {view.health_reason or 'no reason given by its source'}"
+
+
+def _memory(request: PlacementRequest, view: DeviceView, platform: Platform | None) -> str | None:
+    need = request.deployment.memory_bytes_per_device
+    if need is None:
+        if view.claimants:
+            holders = ", ".join(view.claimants)
+            return f"memory need unknown, so a whole device is needed; {holders} is on this one"
+        return None if view.free_bytes > 0 else "no memory is free"
+    if view.free_bytes >= need:
+        return None
+    return (
+        f"needs {gib(need)}, {gib(view.free_bytes)} free "
+        f"(allocatable {gib(view.allocatable_bytes)}, claimed {gib(view.claimed_bytes)})"
+    )
+
+
+#: In this order; the first that refuses names the reason.
+FILTERS: dict[str, Filter] = {
+    "platform": _platform,
+    "affinity": _affinity,
+    "health": _health,
+    "memory": _memory,
+}
+
+
+def eligible(request: PlacementRequest, fleet: Fleet) -> tuple[Fleet, tuple[Refusal, ...]]:
+    """The devices that pass every filter, and one refusal for each of the others."""
+    platform = choose_platform(request, fleet)
+    passed: list[DeviceView] = []
+    refusals: list[Refusal] = []
+    for view in fleet.devices:
+        refusal = _first_refusal(request, view, platform)
+        if refusal is None:
+            passed.append(view)
+        else:
+            refusals.append(refusal)
+    return Fleet(tuple(passed)), tuple(refusals)
+
+
+def _first_refusal(
+    request: PlacementRequest, view: DeviceView, platform: Platform | None
+) -> Refusal | None:
+    for name, accepts in FILTERS.items():
+        message = accepts(request, view, platform)
+        if message is not None:
+            return Refusal(view.uuid, name, message)
+    return None
