@@ -1,0 +1,79 @@
+"""Meters: what the runtime and the gateway call when something happens."""
+
+from collections.abc import Iterable
+
+from muai_core.control.actions import Action
+from muai_core.control.events import DeviceSourceFailed, Event
+from muai_core.gateway.observer import FaultKind, FinishedRequest
+from muai_core.model.routing import RoutingTable
+from muai_core.telemetry import catalogue
+from muai_core.telemetry.registry import NO_MODEL, Registry
+
+
+class ControllerMeter:
+    """Counts what the controller does. Every method is cheap and raises nothing."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._step_duration = registry.histogram(catalogue.STEP_DURATION)
+
+    def stepped(
+        self, duration_s: float, events: Iterable[Event], actions: Iterable[Action]
+    ) -> None:
+        """After each step: how long it took, what went in, what came out."""
+        self._step_duration.observe(duration_s)
+        for action in actions:
+            self._registry.value(catalogue.ACTIONS, type(action).__name__).add()
+        for event in events:
+            if isinstance(event, DeviceSourceFailed):
+                self.plugin_failed(event.source)
+
+    def plugin_failed(self, name: str) -> None:
+        """When a driver raised or missed a deadline. Failed device sources are counted by
+        `stepped` already."""
+        self._registry.value(catalogue.PLUGIN_FAILURES, name).add()
+
+    def replica_started(self, model: str, duration_s: float) -> None:
+        """When a replica became ready, with the time since it was ordered to start."""
+        self._registry.histogram(catalogue.REPLICA_START_DURATION, model).observe(duration_s)
+
+
+class GatewayMeter:
+    """The gateway's observer: counts requests. Knows models and replicas by the routing table."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._models: frozenset[str] = frozenset()
+        self._model_of: dict[str, str] = {}
+        self._model_before: dict[str, str] = {}
+
+    def routes_published(self, table: RoutingTable) -> None:
+        """With each routing table, before the gateway gets it: its models may make series."""
+        models = frozenset(status.name for status in table.models)
+        if models != self._models:
+            self._registry.serve_models(models)
+            self._models = models
+        # A replica that faults is often gone from the table by the time that is told.
+        self._model_before = self._model_of
+        self._model_of = {route.replica_id: route.model for route in table.routes}
+
+    def request_finished(self, request: FinishedRequest) -> None:
+        model = NO_MODEL if request.model is None else request.model
+        self._registry.value(
+            catalogue.REQUESTS,
+            model,
+            request.outcome,
+            str(request.status),
+            "true" if request.streamed else "false",
+        ).add()
+        if request.outcome == "ok":
+            self._registry.histogram(catalogue.REQUEST_DURATION, model).observe(request.duration_s)
+        if request.first_token_s is not None:
+            first_token = self._registry.histogram(catalogue.TIME_TO_FIRST_TOKEN, model)
+            first_token.observe(request.first_token_s)
+        if request.retries:
+            self._registry.value(catalogue.REQUEST_RETRIES, model).add(request.retries)
+
+    def replica_faulted(self, replica_id: str, epoch: int, kind: FaultKind) -> None:
+        model = self._model_of.get(replica_id) or self._model_before.get(replica_id, NO_MODEL)
+        self._registry.value(catalogue.REQUEST_FAULTS, model, kind).add()
