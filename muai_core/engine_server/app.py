@@ -4,11 +4,12 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from muai_core.engine_server.openai_requests import ParsedRequest, parse_chat, parse_completion
 from muai_core.engine_server.openai_responses import ResponseWriter, error_body, error_event
@@ -42,12 +43,17 @@ class BodyTooLargeError(RequestError):
     default_code = "request_too_large"
 
 
-def create_app(generator: TextGenerator, model_name: str) -> web.Application:
+def create_app(
+    generator: TextGenerator, model_name: str, middlewares: Sequence[Middleware] = ()
+) -> web.Application:
     """The aiohttp application. Run it with `handler_cancellation=True`, as `serve` does:
 
-    otherwise a client that goes away does not abort its work.
+    otherwise a client that goes away does not abort its work. `middlewares` run inside the one
+    that turns errors into OpenAI's shape.
     """
-    app = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(
+        middlewares=[_answer_errors, *middlewares], client_max_size=MAX_BODY_BYTES
+    )
     routes = _Routes(generator, model_name)
     app.router.add_get("/health", routes.health)
     app.router.add_get("/progress", routes.progress)

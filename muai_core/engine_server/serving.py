@@ -4,10 +4,11 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from muai_core.engine_server.app import create_app
 from muai_core.engine_server.protocol import TextGenerator
@@ -24,6 +25,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int,
     stop_grace_s: float = STOP_GRACE_S,
+    middlewares: Sequence[Middleware] = (),
 ) -> int:
     """Serves until SIGTERM or SIGINT (returns 0) or until the generator ends (returns 1).
 
@@ -33,7 +35,8 @@ def serve(
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
-    return _run(_serve(generator, model_name, host, port, stop_grace_s))
+    app = create_app(generator, model_name, middlewares)
+    return _run(_serve(generator, app, model_name, host, port, stop_grace_s))
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
@@ -45,9 +48,13 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
 
 
 async def _serve(
-    generator: TextGenerator, model_name: str, host: str, port: int, stop_grace_s: float
+    generator: TextGenerator,
+    app: web.Application,
+    model_name: str,
+    host: str,
+    port: int,
+    stop_grace_s: float,
 ) -> int:
-    app = create_app(generator, model_name)
     runner = web.AppRunner(
         app, handler_cancellation=True, shutdown_timeout=stop_grace_s, access_log=None
     )
