@@ -7,10 +7,16 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from muai_core.config.errors import Origin, Problem, Severity
+from muai_core.config.errors import Problem, Severity
 from muai_core.config.loaded import engine_enabled
 from muai_core.config.schema import Config, GatewayConfig
-from muai_core.config.sources import ResolvedSource, SourceError, resolve_path, resolve_source
+from muai_core.config.sources import (
+    ResolvedSource,
+    SourceError,
+    is_file,
+    resolve_path,
+    resolve_source,
+)
 from muai_core.config.tree import Node, dotted
 from muai_core.config.tree import Path as KeyPath
 from muai_core.config.wording import choices, nearest
@@ -39,6 +45,7 @@ class Subject:
         self.folder = folder
         self.environ = environ
         self.problems: list[Problem] = []
+        self.secrets: set[KeyPath] = set()
 
     def is_sound(self, path: KeyPath) -> bool:
         """Whether the value at `path` is what the user wrote, or a default nobody touched."""
@@ -54,24 +61,21 @@ class Subject:
         origin = self.tree.nearest(path).origin
         self.problems.append(Problem(origin, dotted(path), message, suggestion, severity))
 
-    def report_at(self, origin: Origin, path: KeyPath, message: str) -> None:
-        self.problems.append(Problem(origin, dotted(path), message))
-
     def check_name(
-        self, path: KeyPath, kind: str, name: str, installed: Iterable[str], extra: str = ""
+        self, path: KeyPath, kind: str, name: str, installed: Iterable[str], *also: str
     ) -> bool:
         """Whether a part of that name is installed; if not, says why or what was meant."""
         names = sorted(installed)
-        if name in names:
+        allowed = [*names, *also]
+        if name in allowed:
             return True
         reason = _absence(self.plugins, name)
         if reason is not None:
-            self.report(path, f"the {kind} {name} is not there: {reason}")
-        elif (meant := nearest(name, names)) is not None:
+            self.report(path, f"the {kind} {name} is not available: {reason}")
+        elif (meant := nearest(name, allowed)) is not None:
             self.report(path, f"no {kind} is called {name}", meant)
         else:
-            listed = f"installed: {choices(names)}"
-            self.report(path, f"no {kind} is called {name}; {extra or listed}")
+            self.report(path, f"no {kind} is called {name}; installed: {choices(names)}")
         return False
 
 
@@ -94,7 +98,7 @@ def check_plugin_files(subject: Subject, files: Mapping[int, Path]) -> None:
         path: KeyPath = ("plugins", index)
         if file in seen:
             subject.report(path, f"{file} is listed twice")
-        elif not file.is_file():
+        elif not is_file(file):
             subject.report(path, f"no file {file}")
         elif (record := failures.get(str(file))) is not None:
             subject.report(path, f"failed to load: {record.reason}")
@@ -129,11 +133,9 @@ def _any_below(subject: Subject, section: str) -> bool:
 def _check_engine(subject: Subject, path: KeyPath, engine: str) -> None:
     installed = subject.plugins.engines
     official = engine in OFFICIAL_ENGINES
-    extra = f"install it with: pip install muai-{engine}" if official else ""
-    kind_names = [*installed, "auto"]
     if engine not in installed and official and _absence(subject.plugins, engine) is None:
-        subject.report(path, f"the engine {engine} is not installed; {extra}")
-    elif subject.check_name(path, "engine", engine, kind_names) and not engine_enabled(
+        subject.report(path, f"the engine {engine} is not installed; pip install muai-{engine}")
+    elif subject.check_name(path, "engine", engine, installed, "auto") and not engine_enabled(
         subject.config, engine
     ):
         switch = ("optimization", engine, "enabled")
@@ -168,13 +170,8 @@ def check_engines_section(subject: Subject) -> None:
 
 
 def _check_python(subject: Subject, path: KeyPath, text: str) -> None:
-    try:
-        python = resolve_path(text, subject.folder)
-        runnable = python.is_file() and os.access(python, os.X_OK)
-    except (OSError, ValueError):
-        subject.report(path, "this is no path")
-        return
-    if not runnable:
+    python = resolve_path(text, subject.folder)
+    if not (is_file(python) and os.access(python, os.X_OK)):
         subject.report(path, f"{python} is not a program that can be run")
 
 

@@ -51,7 +51,7 @@ class Problem(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """The mistake as one line, or as two when one would be longer than 100 characters."""
         place = printable(str(self.origin))
-        if self.path:
+        if self.path and (self.origin.kind, self.origin.name) != ("set", self.path):
             place = f"{place}  {printable(self.path)}"
         message = printable(self.message)
         if self.suggestion is not None:

@@ -1,6 +1,6 @@
 """A config that has passed every check, with the origin of each value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 from muai_core.config.errors import Origin, Problem
 from muai_core.config.schema import Config, ModelConfig
 from muai_core.config.sources import ResolvedSource, resolve_path
-from muai_core.config.tree import Node, leaves
+from muai_core.config.tree import Node
 from muai_core.config.tree import Path as KeyPath
 from muai_core.model.deployment import Affinity, Deployment
 from muai_core.plugin.engine import Engine
@@ -40,6 +40,8 @@ class LoadedConfig(Struct, frozen=True, kw_only=True):
     provenance: dict[KeyPath, Origin]
     #: model → its weights, for sources that are a path or a package's file.
     sources: dict[str, ResolvedSource]
+    #: Paths whose values a plugin declared secret.
+    secrets: frozenset[KeyPath] = frozenset()
 
     def origin(self, path: KeyPath) -> Origin:
         """Where the value at `path` was given."""
@@ -161,13 +163,3 @@ def effective(loaded: LoadedConfig) -> dict[str, Any]:
     """The whole config as plain data, sections in the schema's order."""
     data: dict[str, Any] = loaded.config.model_dump(mode="python")
     return data
-
-
-def provenance_rows(loaded: LoadedConfig) -> list[tuple[KeyPath, Any, Origin]]:
-    """Every effective value with its path and origin."""
-    return [(path, value, loaded.origin(path)) for path, value in leaves(effective(loaded))]
-
-
-def named(plugins: Mapping[str, object]) -> list[str]:
-    """Names of a plugin table, sorted for messages."""
-    return sorted(plugins)

@@ -57,7 +57,7 @@ def apply_settings(tree: Node, settings: Sequence[str]) -> list[Problem]:
     problems: list[Problem] = []
     for setting in settings:
         path_text, separator, value = setting.partition("=")
-        origin = Origin("set", path_text.strip())
+        origin = Origin("set", path_text.strip() or "''")
         keys = _split_path(tree, path_text.strip())
         if not separator:
             # The whole text is the origin's name here, so a value in it could be a secret's.

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic_core import to_jsonable_python
 
 from muai_core.config.checks import Subject
 from muai_core.config.loaded import draft_deployment, optimization_default
@@ -46,16 +47,27 @@ def check_options(
 def _validated(
     subject: Subject, model: type[BaseModel], path: KeyPath, own_keys: tuple[str, ...]
 ) -> dict[str, Any]:
-    tree = subject.tree
-    node = tree.find(path)
-    if node is not None and own_keys and isinstance(node.value, dict):
-        tree = tree.copy()
-        for key in own_keys:
-            tree.remove((*path, key))
-    options, problems, broken = validate(model, tree, path)
+    options, problems, broken = validate(model, subject.tree, path, own_keys)
     subject.problems += problems
     subject.broken |= broken
-    return {} if options is None else options.model_dump(mode="python")
+    if options is None:
+        return {}
+    values: dict[str, Any] = _plain(subject, path, options.model_dump(mode="python"))
+    return values
+
+
+def _plain(subject: Subject, path: KeyPath, value: Any) -> Any:
+    """Plugin options as plain data; what the plugin declared secret is remembered as such."""
+    if isinstance(value, dict):
+        return {str(key): _plain(subject, (*path, str(key)), child) for key, child in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(subject, (*path, index), child) for index, child in enumerate(value)]
+    if isinstance(value, (SecretStr, SecretBytes)):
+        subject.secrets.add(path)
+        return value.get_secret_value()
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return value
+    return to_jsonable_python(value, fallback=str)
 
 
 def _unknown(subject: Subject, path: KeyPath, message: str, allowed: list[str]) -> None:
@@ -207,7 +219,6 @@ def check_deployment(
         path: KeyPath = ("models", name, *complaint.field.split("."))
         default = optimization_default(subject.config, engine.name, complaint.field)
         if subject.tree.find(path) is None and default is not None:
-            origin = subject.tree.nearest(default[1]).origin
-            subject.report_at(origin, path, complaint.message)
+            subject.report(default[1], f"for models.{name}: {complaint.message}")
         else:
             subject.report(path, complaint.message)

@@ -1,14 +1,17 @@
 """Where a model's weights are: `models.<name>.source` to a path, without importing anything."""
 
 import importlib.machinery
+import importlib.util
 import os
-import sys
+import re
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 PACKAGE_SCHEME = "package:"
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*(?<!\.gguf)")
 
 
 class SourceError(ValueError):
@@ -24,11 +27,16 @@ class ResolvedSource(msgspec.Struct, frozen=True):
 
 def resolve_path(text: str, folder: Path) -> Path:
     """`text` as an absolute path; relative ones start at `folder`, `~` is the home directory."""
+    # os.path, because Path.expanduser raises for a user who does not exist.
+    return Path(os.path.normpath(folder / os.path.expanduser(text)))  # noqa: PTH111
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a file that can be reached; False too for what cannot be a path."""
     try:
-        expanded = Path(text).expanduser()
-    except RuntimeError as error:
-        raise SourceError(str(error)) from None
-    return Path(os.path.normpath(folder / expanded))
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def resolve_source(text: str, folder: Path) -> ResolvedSource:
@@ -42,8 +50,8 @@ def resolve_source(text: str, folder: Path) -> ResolvedSource:
         path = resolve_path(text, folder)
     try:
         return _existing(path, text)
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _existing(path: Path, text: str) -> ResolvedSource:
@@ -59,9 +67,14 @@ def _existing(path: Path, text: str) -> ResolvedSource:
         return ResolvedSource("file", path)
     if text.startswith(PACKAGE_SCHEME):
         raise SourceError(f"the package is installed but has no {path.name} ({path})")
+    if _HUB_NAME.fullmatch(text):
+        raise SourceError(
+            f"no folder {path}; a name on the Hugging Face hub is not downloaded: "
+            f"fetch it first (hf download {text} --local-dir FOLDER) and give the folder"
+        )
     raise SourceError(
         f"no file or folder {path}; give a .gguf file, a Hugging Face folder "
-        "or package:PACKAGE/FILE (nothing is downloaded)"
+        "or package:PACKAGE/FILE"
     )
 
 
@@ -72,10 +85,13 @@ def _package_resource(text: str) -> Path:
         raise SourceError("expected package:PACKAGE/FILE")
     if ".." in resource.split("/"):
         raise SourceError("a package's file cannot lie outside the package (..)")
-    # Not importlib.util.find_spec: for a.b it imports a.
-    places = sys.path
+    places: list[str] = []
     for name in names:
-        spec = importlib.machinery.PathFinder.find_spec(name, places)
+        # importlib.util.find_spec("a.b") would import a; without a dot it imports nothing.
+        if places:
+            spec = importlib.machinery.PathFinder.find_spec(name, places)
+        else:
+            spec = importlib.util.find_spec(name)
         if spec is None or spec.submodule_search_locations is None:
             distribution = names[0].replace("_", "-")
             raise SourceError(

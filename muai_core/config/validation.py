@@ -14,11 +14,12 @@ _ROUNDS_MAX = 20
 
 
 def validate(
-    model: type[ModelT], tree: Node, base: Path = ()
+    model: type[ModelT], tree: Node, base: Path = (), also: tuple[str, ...] = ()
 ) -> tuple[ModelT | None, list[Problem], set[Path]]:
     """`tree` as a `model`, the mistakes, and the paths that were left out because of them.
 
-    `tree` is the whole config; `base` is the place in it that `model` describes. Mistakes are
+    `tree` is the whole config; `base` is the place in it that `model` describes, except for the
+    keys `also`, which somebody else looks at. Mistakes are
     reported, then cut out, and the rest is validated again, so that later checks still see
     everything that is sound. The model is None when nothing sound is left. `tree` is not changed.
     """
@@ -26,6 +27,8 @@ def validate(
     broken: set[Path] = set()
     subject = tree.find(base)
     rest = subject.copy() if subject is not None else Node({}, tree.origin)
+    for key in also:
+        rest.remove((key,))
     fill_empty(rest, model)
     for _ in range(_ROUNDS_MAX):
         try:
@@ -35,7 +38,7 @@ def validate(
         cuts: set[Path] = set()
         for detail in details:
             reached = _reached(rest, detail)
-            problems.append(_problem(model, tree, base, reached, detail))
+            problems.append(_problem(model, tree, base, reached, detail, also))
             cuts.add(_cut(reached))
         broken |= {base + cut for cut in cuts}
         if () in cuts:
@@ -84,7 +87,12 @@ def _cut(path: Path) -> Path:
 
 
 def _problem(
-    model: type[BaseModel], tree: Node, base: Path, path: Path, detail: ErrorDetails
+    model: type[BaseModel],
+    tree: Node,
+    base: Path,
+    path: Path,
+    detail: ErrorDetails,
+    also: tuple[str, ...],
 ) -> Problem:
     origin = tree.nearest(base + path).origin
     if detail["type"] == "missing":
@@ -92,7 +100,7 @@ def _problem(
     shown = dotted(base + path)
     if detail["type"] == "extra_forbidden":
         parent, _ = type_at(model, path[:-1])
-        allowed = keys_of(parent)
+        allowed = [*keys_of(parent), *(also if len(path) == 1 else ())]
         meant = nearest(str(path[-1]), allowed)
         if meant is not None:
             return Problem(origin, shown, "unknown option", meant)

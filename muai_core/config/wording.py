@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
 from muai_core.config.tree import Path
@@ -39,6 +39,8 @@ SYNONYMS = {
     "args": "engine_options",
     "address": "host",
     "listen": "host",
+    "api_key": "api_keys_file",
+    "api_keys": "api_keys_file",
     "api_key_file": "api_keys_file",
 }
 _SECRET = re.compile(
@@ -114,15 +116,20 @@ def mismatch(error: Mapping[str, Any], annotation: Any, metadata: Sequence[Any],
     if kind in ("value_error", "assertion_error"):
         return str(error["msg"]).split(", ", 1)[-1]
     wanted = expected(annotation, metadata)
+    if unwrap(annotation)[0] in (SecretStr, SecretBytes):
+        return "expected text, got ***"
     if wanted is None:
         text = str(error["msg"])
         return f"{text[:1].lower()}{text[1:]}, got {given(value, path)}"
+    if path[-1:] == ("api_keys_env",):
+        # Somebody who misreads this option writes the key itself here.
+        return f"expected {wanted}, got something else"
     message = f"expected {wanted}, got {given(value, path)}"
     if kind == "bool_type" and isinstance(value, str) and value.lower() in _YES:
         return f"{message}; write {_YES[value.lower()]}"
     if kind in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
         return f"{message}; write it without quotes"
-    if kind == "string_type" and isinstance(value, (bool, int, float)):
+    if kind == "string_type" and wanted.startswith("text") and _is_scalar(value):
         return f"{message}; write it in quotes"
     return message
 
@@ -131,6 +138,13 @@ def expected(annotation: Any, metadata: Sequence[Any]) -> str | None:
     """What a value of this type looks like, None for types that have no words here."""
     annotation, inner = unwrap(annotation)
     constraints = [*metadata, *inner]
+    words: str | None = _constraint(constraints, "words")
+    if words is not None:
+        return words
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [expected(member, ()) for member in get_args(annotation)]
+        known = [member for member in members if member is not None]
+        return " or ".join(known) if len(known) == len(members) else None
     if annotation is bool:
         return "true or false"
     if annotation is int:
@@ -235,6 +249,10 @@ def keys_of(annotation: Any) -> list[str]:
 
 def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (bool, int, float))
 
 
 def _is_number(text: str) -> bool:

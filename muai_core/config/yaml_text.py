@@ -26,6 +26,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 _TAG = "tag:yaml.org,2002:"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -52,7 +53,8 @@ def parse_yaml(text: str, origin_at: Callable[[int], Origin], root: Path = ()) -
         composer.report(mark.line + 1 if mark else 0, (), _syntax_message(error, text))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        message = f"character U+{ord(error.character):04X} is not allowed in YAML"
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        message = f"character U+{code:04X} is not allowed in YAML"
         composer.report(line, (), message)
     except ValueError as error:
         # PyYAML turns escapes such as "\UFFFFFFFF" into characters without a range check.
@@ -177,6 +179,7 @@ class _Composer:
         line = _line(event)
         if isinstance(event, ev.ScalarEvent):
             self._count(1, line)
+            self._check_characters(event, line, path)
             if not event.value:
                 self.report(line, path, "a key is empty")
             return str(event.value)
@@ -186,11 +189,17 @@ class _Composer:
         return ""
 
     def _scalar(self, event: ev.ScalarEvent, line: int, path: Path) -> Scalar:
+        self._check_characters(event, line, path)
         try:
             return _resolve(event)
         except _ScalarError as error:
             self.report(line, path, str(error))
             return None
+
+    def _check_characters(self, event: ev.ScalarEvent, line: int, path: Path) -> None:
+        # An escape such as "\uD800" makes text that no file and no terminal can hold.
+        if _SURROGATE.search(event.value):
+            self.report(line, path, "the text holds half a character (a surrogate)")
 
     def _check_tag(self, tag: str | None, expected: str, line: int, path: Path) -> None:
         if tag not in (None, "!", _TAG + expected):

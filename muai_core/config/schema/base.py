@@ -1,6 +1,6 @@
 """What all sections share."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -26,11 +26,18 @@ def _selector(value: Any) -> Any:
     return value
 
 
+class Words(NamedTuple):
+    """Says in a message what a value should be, where its type alone does not."""
+
+    words: str
+
+
 #: A device by UUID, or by its display index.
 DeviceSelector = Annotated[
     str,
     BeforeValidator(_selector),
     Field(min_length=1, max_length=200),
+    Words("the UUID or the index of a device"),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200)]

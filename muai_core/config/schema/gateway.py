@@ -4,7 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from muai_core.config.schema.base import Seconds, Section
+from muai_core.config.schema.base import Seconds, Section, Words
+
+VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+VARIABLE_WORDS = Words("the name of an environment variable")
 
 
 class GatewayConfig(Section):
@@ -16,7 +19,7 @@ class GatewayConfig(Section):
     """Port to listen on; 0 takes a free one and prints it."""
     api_keys_file: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """File with one API key per line. Relative to the config file."""
-    api_keys_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    api_keys_env: Annotated[str, Field(pattern=VARIABLE_PATTERN), VARIABLE_WORDS] | None = None
     """Name of an environment variable with API keys, separated by commas."""
     allow_unauthenticated: bool = False
     """True lets the gateway listen beyond loopback without keys."""
