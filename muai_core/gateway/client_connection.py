@@ -1,0 +1,417 @@
+"""HTTP/1.1 from one client: requests in, answers out, in order."""
+
+import asyncio
+import logging
+from collections import deque
+from http import HTTPStatus
+from typing import Protocol, cast
+
+import httptools
+
+from muai_core.gateway.api_error import ApiError
+
+log = logging.getLogger(__name__)
+
+#: A request's line and headers together.
+MAX_HEAD_BYTES = 64 * 1024
+#: Requests that a client may send ahead of their answers.
+_MAX_PIPELINED = 8
+#: How long an idle connection is kept, and how long one that was told off may still send.
+_KEEP_ALIVE_S = 75.0
+_LINGER_S = 2.0
+
+JSON = b"application/json"
+_STATUS_LINES = {
+    int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+
+
+class Request:
+    """One request as received. Header names are lower case; of repeated ones the last counts."""
+
+    __slots__ = (
+        "admitted",
+        "arrived_s",
+        "body",
+        "chunks",
+        "headers",
+        "id",
+        "keep_alive",
+        "method",
+        "path",
+        "refusal",
+        "size",
+        "url",
+        "version",
+    )
+
+    def __init__(self, arrived_s: float) -> None:
+        self.arrived_s = arrived_s
+        self.method = ""
+        self.url = b""
+        self.path = ""
+        self.version = "1.1"
+        self.headers: dict[bytes, bytes] = {}
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.body = b""
+        self.id = b""
+        self.keep_alive = True
+        #: Set when the answer is known before the request is complete.
+        self.refusal: ApiError | None = None
+        #: True while it counts against `max_concurrent_requests`.
+        self.admitted = False
+
+
+class Site(Protocol):
+    """What connections need of the gateway."""
+
+    max_body_bytes: int
+    client_timeout_s: float
+    #: The present `Date` header, renewed every second.
+    date: bytes
+    #: True while the gateway drains: answer, then close.
+    closing: bool
+
+    def opened(self, connection: "ClientConnection") -> None:
+        """A client connected."""
+
+    def closed(self, connection: "ClientConnection") -> None:
+        """It is gone."""
+
+    def admit(self, request: Request) -> None:
+        """The headers are complete. Raises ApiError to refuse."""
+
+    def leave(self, request: Request) -> None:
+        """An admitted request is over, one way or another."""
+
+    async def serve(self, request: Request, client: "ClientConnection") -> None:
+        """Answers. Cancelled when the client leaves."""
+
+
+class Flow(Protocol):
+    """Whoever writes a stream to the client."""
+
+    def pause(self) -> None:
+        """The client does not keep up."""
+
+    def resume(self) -> None:
+        """It does again."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection. All times are the event loop's."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._receiving: Request | None = None
+        self._head_bytes = 0
+        self._waiting: deque[Request] = deque()
+        self._serving: Request | None = None
+        self._task: asyncio.Task[None] | None = None
+        #: No more of what the client sends is read.
+        self._deaf = False
+        self._quiet_since_s = self._loop.time()
+        self._stalled_since_s: float | None = None
+        self._flow: Flow | None = None
+        self._chunked = False
+        #: The status of the present answer once it was written; 0 before.
+        self.status = 0
+
+    # Answering.
+
+    def respond(
+        self, status: int, body: bytes, content_type: bytes = JSON, headers: bytes = b""
+    ) -> None:
+        """Writes a whole answer. `headers` are complete lines."""
+        request = self._serving
+        assert request is not None
+        self.status = status
+        framing = b"content-length: %d\r\n" % len(body)
+        head = self._head(request, status, content_type, headers, framing)
+        self._write(head if request.method == "HEAD" else head + body)
+
+    def refuse(self, error: ApiError) -> None:
+        """Writes an error as a whole answer."""
+        headers = error.headers
+        if error.retry_after_s is not None:
+            headers += b"retry-after: %d\r\n" % max(1, round(error.retry_after_s))
+        self.respond(error.status, error.body(), headers=headers)
+
+    def begin(self, content_type: bytes, headers: bytes, flow: Flow) -> None:
+        """Begins a stream with status 200."""
+        request = self._serving
+        assert request is not None
+        self.status = 200
+        self._flow = flow
+        self._chunked = request.version != "1.0"
+        request.keep_alive = request.keep_alive and self._chunked
+        framing = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        self._write(self._head(request, 200, content_type, headers, framing))
+        if self._stalled_since_s is not None:
+            flow.pause()
+
+    def write(self, data: bytes) -> None:
+        """Writes a piece of the stream, which must not be empty."""
+        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end(self) -> None:
+        """Ends the stream."""
+        self._flow = None
+        if self._chunked:
+            self._write(b"0\r\n\r\n")
+
+    def _head(
+        self, request: Request, status: int, content_type: bytes, headers: bytes, framing: bytes
+    ) -> bytes:
+        if self._site.closing:
+            request.keep_alive = False
+        return b"%bcontent-type: %b\r\n%bx-request-id: %b\r\n%bdate: %b\r\n%b\r\n" % (
+            _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
+            content_type,
+            framing,
+            request.id,
+            headers,
+            self._site.date,
+            b"" if request.keep_alive else b"connection: close\r\n",
+        )
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    # asyncio calls these.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._site.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Answered as if it had not asked: no other protocol is spoken here.
+            self._deaf = True
+        except httptools.HttpParserError as error:
+            self._tell_off(ApiError(400, "malformed_http", f"not HTTP/1.1: {error}"))
+            return
+        receiving = self._receiving
+        if receiving is not None and not receiving.method:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._tell_off(
+                    ApiError(431, "headers_too_large", f"headers over {MAX_HEAD_BYTES} bytes")
+                )
+
+    def eof_received(self) -> None:
+        """Lets the transport close: a client that cannot be answered has left."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deaf = True
+        self._site.closed(self)
+        for request in [self._receiving, *self._waiting]:
+            if request is not None and request.admitted:
+                self._site.leave(request)
+        self._receiving = None
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._stalled_since_s = self._loop.time()
+        if self._flow is not None:
+            self._flow.pause()
+
+    def resume_writing(self) -> None:
+        self._stalled_since_s = None
+        if self._flow is not None:
+            self._flow.resume()
+
+    # httptools calls these.
+
+    def on_message_begin(self) -> None:
+        if self._deaf:
+            return
+        self._receiving = Request(self._loop.time())
+        self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        if self._receiving is not None:
+            self._receiving.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._receiving is not None:
+            self._receiving.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        request = self._receiving
+        if request is None:
+            return
+        request.method = self._parser.get_method().decode("latin-1")
+        request.version = self._parser.get_http_version()
+        request.keep_alive = self._parser.should_keep_alive() and request.version != "1.0"
+        request.path = request.url.partition(b"?")[0].decode("latin-1")
+        try:
+            self._site.admit(request)
+            length = request.headers.get(b"content-length")
+            if length is not None and int(length) > self._site.max_body_bytes:
+                raise self._too_large()
+        except ApiError as error:
+            request.refusal = error
+            if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                self._tell_off(error)
+            return
+        if request.headers.get(b"expect", b"").lower() == b"100-continue" and not self._serving:
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, data: bytes) -> None:
+        request = self._receiving
+        if request is None:
+            return
+        request.size += len(data)
+        if request.size > self._site.max_body_bytes:
+            self._tell_off(self._too_large())
+        elif request.refusal is None:
+            request.chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        request = self._receiving
+        if request is None:
+            return
+        self._receiving = None
+        request.body = request.chunks[0] if len(request.chunks) == 1 else b"".join(request.chunks)
+        request.chunks.clear()
+        self._enqueue(request)
+
+    # One request after the other.
+
+    def _enqueue(self, request: Request) -> None:
+        self._waiting.append(request)
+        if self._serving is None:
+            self._serve_next()
+        elif len(self._waiting) >= _MAX_PIPELINED and self._transport is not None:
+            self._transport.pause_reading()
+
+    def _serve_next(self) -> None:
+        request = self._waiting.popleft()
+        self._serving = request
+        self.status = 0
+        self._task = self._loop.create_task(self._serve(request))
+        if len(self._waiting) == _MAX_PIPELINED - 1 and self._transport is not None:
+            self._transport.resume_reading()
+
+    async def _serve(self, request: Request) -> None:
+        try:
+            await self._site.serve(request, self)
+        except asyncio.CancelledError:
+            # The client left, or the gateway stops and someone should be told.
+            self._tell_of_stop()
+        except Exception:
+            log.exception("request %s failed inside the gateway", request.id.decode("latin-1"))
+            request.keep_alive = False
+            if not self.status:
+                self.refuse(ApiError(500, "internal_error", "internal error", kind="server_error"))
+        finally:
+            self._served(request)
+
+    def _tell_of_stop(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        error = ApiError(
+            503,
+            "gateway_stopped",
+            "the gateway stopped before the answer was complete",
+            kind="service_unavailable",
+            retry_after_s=5.0,
+        )
+        if self._flow is not None:
+            self.write(error.event())
+            self.end()
+        elif not self.status:
+            self.refuse(error)
+
+    def _served(self, request: Request) -> None:
+        if request.admitted:
+            self._site.leave(request)
+        self._serving = None
+        self._task = None
+        self._flow = None
+        self._quiet_since_s = self._loop.time()
+        if self._transport is None or self._transport.is_closing():
+            return
+        if request.keep_alive and self._waiting:
+            self._serve_next()
+        elif not request.keep_alive or (self._deaf and not self._waiting):
+            self._hang_up()
+
+    def _tell_off(self, error: ApiError) -> None:
+        """Answers something that cannot be read to its end, then closes."""
+        if self._deaf:
+            return
+        self._deaf = True
+        request = self._receiving or Request(self._loop.time())
+        self._receiving = None
+        request.chunks.clear()
+        request.refusal = error
+        request.keep_alive = False
+        self._enqueue(request)
+
+    def _hang_up(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._deaf and self._transport.can_write_eof():
+            # Closing with unread input would reset the connection under the answer.
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            413,
+            "body_too_large",
+            f"the body is over {self._site.max_body_bytes} bytes (gateway.max_body_bytes)",
+        )
+
+    # The gateway calls these.
+
+    def sweep(self, now_s: float) -> None:
+        """Ends what has lasted too long on the client's side. Called every second."""
+        if self._transport is None:
+            return
+        patience_s = self._site.client_timeout_s
+        if self._stalled_since_s is not None and now_s - self._stalled_since_s > patience_s:
+            self._transport.abort()
+        elif self._serving is not None:
+            return
+        elif self._deaf:
+            if now_s - self._quiet_since_s > _LINGER_S:
+                self._transport.abort()
+        elif self._receiving is not None:
+            if now_s - self._receiving.arrived_s > patience_s:
+                self._tell_off(
+                    ApiError(408, "request_timeout", f"the request took over {patience_s:g} s")
+                )
+        elif now_s - self._quiet_since_s > _KEEP_ALIVE_S:
+            self._transport.close()
+
+    def close_if_idle(self) -> None:
+        """For draining: closes unless a request is being received or answered."""
+        if self._serving is None and self._receiving is None and self._transport is not None:
+            self._transport.close()
+
+    def cancel(self) -> None:
+        """For the end of draining: stops answering."""
+        if self._task is not None:
+            self._task.cancel()
+        elif self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Closes at once, whatever the client has not taken."""
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,275 @@
+"""From a request to a replica's answer: choose, try, try another, wait, give up."""
+
+import asyncio
+import errno
+import logging
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from muai_core.gateway import api_error
+from muai_core.gateway.api_error import ApiError
+from muai_core.gateway.attempt import Answer, Attempt, ReplicaFault
+from muai_core.gateway.client_connection import JSON, Request
+from muai_core.gateway.journey import Journey
+from muai_core.gateway.observer import FaultKind, Observer
+from muai_core.gateway.replica_pool import ReplicaConnection
+from muai_core.gateway.router import SUSPICION_S, Lease, Router, Slot
+from muai_core.gateway.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+#: Answers with which a dying or overloaded engine sends a request away.
+_RETRIED_STATUSES = frozenset((502, 503))
+#: Request headers that engines get to see, besides those that frame the body.
+_FORWARDED = (b"traceparent", b"tracestate")
+
+
+class _Ask(Struct):
+    model: str | UnsetType | None = UNSET
+    stream: bool | None = False
+
+
+class _Usage(Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Completion(Struct):
+    usage: _Usage | None = None
+
+
+class _EngineError(Struct):
+    error: dict[str, object]
+
+
+_ask = msgspec.json.Decoder(_Ask)
+_completion = msgspec.json.Decoder(_Completion)
+_engine_error = msgspec.json.Decoder(_EngineError)
+
+
+class Proxy:
+    """Answers generation requests from the router's replicas."""
+
+    def __init__(self, settings: GatewaySettings, router: Router, observer: Observer) -> None:
+        self._settings = settings
+        self._router = router
+        self._observer = observer
+        self._loop = asyncio.get_running_loop()
+
+    async def forward(self, journey: Journey) -> None:
+        """Writes the answer to the client. Raises ApiError while nothing has been written."""
+        self._read(journey)
+        while True:
+            with await self._place(journey) as lease:
+                slot = lease.slot
+                try:
+                    answer = await self._try(journey, slot)
+                except ReplicaFault as fault:
+                    self._blame(slot, fault.kind)
+                    self._decide(journey, slot, fault)
+                    if journey.client.status:
+                        return
+                    continue
+            if answer is None:
+                return
+            if answer.status in _RETRIED_STATUSES:
+                self._blame(slot, "status_5xx")
+                journey.tried.add(slot.key)
+                journey.fault = ReplicaFault("status_5xx", f"it answered {answer.status}")
+                journey.sent_away = answer
+                continue
+            self._respond(journey, slot.header, answer)
+            return
+
+    def _read(self, journey: Journey) -> None:
+        try:
+            ask = _ask.decode(journey.request.body)
+        except msgspec.ValidationError as error:
+            raise ApiError(400, "invalid_request", f"the body does not fit: {error}") from error
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from error
+        name = ask.model if isinstance(ask.model, str) else None
+        if not name or name not in self._router.statuses:
+            raise api_error.model_not_found(name, tuple(self._router.statuses))
+        journey.model = name
+        journey.streamed = bool(ask.stream)
+
+    async def _place(self, journey: Journey) -> Lease:
+        """A place at a replica that has not failed this request, waited for when need be."""
+        model = journey.model
+        assert model is not None
+        router = self._router
+        if journey.tries > self._settings.retries:
+            raise self._gave_up(journey)
+        while (lease := router.choose(model, self._loop.time(), journey.tried)) is None:
+            status = router.statuses.get(model)
+            if status is None:
+                raise api_error.model_not_found(model, tuple(router.statuses))
+            if not journey.tries:
+                raise api_error.model_not_ready(
+                    model, status.state, status.reason, status.retry_after_s
+                )
+            if journey.wait_until_s is None:
+                journey.wait_until_s = self._loop.time() + self._settings.retry_wait_s
+            left_s = journey.wait_until_s - self._loop.time()
+            if left_s <= 0:
+                raise self._gave_up(journey)
+            if not await router.changed_within(min(left_s, SUSPICION_S)):
+                journey.tried.clear()
+        return lease
+
+    async def _try(self, journey: Journey, slot: Slot) -> Answer | None:
+        """Raises ReplicaFault."""
+        journey.tries += 1
+        journey.replica_id = slot.key[0]
+        head = self._head(journey.request, slot)
+        connection = slot.pool.take()
+        while True:
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect(slot)
+            attempt = Attempt(
+                connection,
+                journey.client,
+                self._settings,
+                streamed=journey.streamed,
+                headers=slot.header,
+            )
+            connection.send(attempt, head, journey.request.body)
+            try:
+                answer = await attempt.outcome
+                if answer is not None:
+                    _count_tokens(journey, answer)
+                return answer
+            except ReplicaFault as fault:
+                if not reused or fault.kind != "reset" or connection.answered:
+                    raise
+                # The replica was closing the idle connection at that moment, which is no fault.
+                connection = None
+            finally:
+                attempt.close()
+                journey.events = attempt.events
+                if attempt.first_event_s is not None:
+                    journey.first_token_s = attempt.first_event_s - journey.request.arrived_s
+
+    def _head(self, request: Request, slot: Slot) -> bytes:
+        forwarded = b"".join(
+            b"%b: %b\r\n" % (name, request.headers[name])
+            for name in _FORWARDED
+            if name in request.headers
+        )
+        return (
+            b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nx-request-id: %b\r\n%b\r\n"
+        ) % (
+            request.path.encode("latin-1"),
+            slot.pool.host_header,
+            len(request.body),
+            request.id,
+            forwarded,
+        )
+
+    async def _connect(self, slot: Slot) -> ReplicaConnection:
+        timeout_s = self._settings.connect_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await slot.pool.connect()
+        except TimeoutError as error:
+            raise ReplicaFault(
+                "connect_timeout", f"no connection within {timeout_s:g} s"
+            ) from error
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise ApiError(
+                    503,
+                    "overloaded",
+                    "the gateway has no file descriptor left; raise the limit (ulimit -n)",
+                    kind="service_unavailable",
+                    retry_after_s=1.0,
+                ) from error
+            raise ReplicaFault("connect", f"no connection: {error}") from error
+
+    def _decide(self, journey: Journey, slot: Slot, fault: ReplicaFault) -> None:
+        """After a fault: ends a stream that has begun, gives up, or leaves it to another try."""
+        error = _timeout_error(fault, self._settings)
+        client = journey.client
+        if client.status:
+            client.write((error or api_error.stream_cut(fault.detail)).event())
+            client.end()
+            journey.cut = True
+            return
+        if error is not None:
+            raise error
+        if fault.kind == "too_large":
+            raise api_error.replica_failed(fault.detail)
+        journey.tried.add(slot.key)
+        journey.fault = fault
+        journey.sent_away = None
+
+    def _gave_up(self, journey: Journey) -> ApiError:
+        """Every try that was allowed has failed."""
+        model = journey.model
+        assert model is not None
+        detail = journey.fault.detail if journey.fault is not None else "unknown"
+        status = self._router.statuses.get(model)
+        if status is not None and not self._router.has_route(model):
+            reason = f"{status.reason or 'no replica is ready'}; the last one tried: {detail}"
+            return api_error.model_not_ready(model, status.state, reason, status.retry_after_s)
+        return api_error.replica_failed(f"{detail} ({journey.tries} tries)")
+
+    def _blame(self, slot: Slot, kind: FaultKind) -> None:
+        slot.faults[kind] += 1
+        if kind != "too_large":
+            slot.suspect_until_s = self._loop.time() + SUSPICION_S
+        try:
+            self._observer.replica_faulted(*slot.key, kind)
+        except Exception:
+            log.exception("an observer failed")
+
+    def _respond(self, journey: Journey, replica_header: bytes, answer: Answer) -> None:
+        headers = replica_header
+        if answer.retry_after:
+            headers += b"retry-after: %b\r\n" % answer.retry_after
+        body, content_type = answer.body, answer.content_type or JSON
+        if answer.status >= 400 and not _has_openai_error(body):
+            text = body[:300].decode("utf-8", "replace")
+            error = ApiError(
+                answer.status,
+                "engine_error",
+                f"the engine answered {answer.status}: {text}",
+                kind="server_error" if answer.status >= 500 else "invalid_request_error",
+            )
+            body, content_type = error.body(), JSON
+        journey.client.respond(answer.status, body, content_type, headers)
+
+
+def _count_tokens(journey: Journey, answer: Answer) -> None:
+    """Raises ReplicaFault when a successful answer is not even JSON."""
+    if answer.status != 200:
+        return
+    try:
+        usage = _completion.decode(answer.body).usage
+    except msgspec.ValidationError:
+        return
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ReplicaFault("garbled", f"its answer is not JSON: {error}") from error
+    if usage is not None:
+        journey.prompt_tokens = usage.prompt_tokens
+        journey.completion_tokens = usage.completion_tokens
+
+
+def _timeout_error(fault: ReplicaFault, settings: GatewaySettings) -> ApiError | None:
+    """What a client is told about a missed deadline; None for other faults."""
+    if fault.kind in ("first_token_timeout", "inter_token_timeout", "response_timeout"):
+        option = f"{fault.kind}_s"
+        return api_error.timed_out(fault.detail, getattr(settings, option), option)
+    return None
+
+
+def _has_openai_error(body: bytes) -> bool:
+    try:
+        _engine_error.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    return True
