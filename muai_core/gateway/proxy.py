@@ -72,6 +72,7 @@ class Proxy:
                         return
                     continue
             if answer is None:
+                journey.client.end()
                 return
             if answer.status in _RETRIED_STATUSES:
                 self._blame(slot, "status_5xx")
