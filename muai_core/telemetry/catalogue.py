@@ -82,7 +82,9 @@ PLUGIN_FAILURES = _counter(
     "muai_plugin_failures", "Calls into a driver that raised or missed their deadline.", "plugin"
 )
 POLICY_FAILURES = _counter(
-    "muai_recovery_policy_failures", "Decisions of a recovery policy that were no use.", "policy"
+    "muai_policy_failures",
+    "Calls into an allocation strategy or recovery policy that raised or answered nonsense.",
+    "policy",
 )
 JOURNAL_BYTES = _gauge("muai_journal_bytes", "Size of the journal file.")
 

@@ -181,14 +181,16 @@ def _available_bytes(device: Device, reading: DeviceReading) -> int | None:
 
 
 def _event_families(state: State) -> tuple[MetricFamily, ...]:
-    outcomes = (("applied", state.applied), ("stale", state.stale), ("rejected", state.rejected))
-    events = [
-        MetricPoint((event, outcome), float(count))
-        for outcome, counts in outcomes
-        for event, count in counts.items()
-    ]
+    counts: Counter[tuple[str, ...]] = Counter()
+    for event, count in state.applied.items():
+        counts[event, "applied"] += count
+    for outcome, by_reason in (("stale", state.stale), ("rejected", state.rejected)):
+        for reason, count in by_reason.items():
+            # "ReplicaExited: an earlier epoch"; reasons name replicas and devices, so they are
+            # no labels.
+            counts[reason.partition(":")[0], outcome] += count
     return _families(
-        (catalogue.EVENTS, events),
+        (catalogue.EVENTS, _known(counts.items())),
         (catalogue.POLICY_FAILURES, _known(_by_name(state.policy_failures))),
     )
 

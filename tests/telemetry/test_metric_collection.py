@@ -1,0 +1,345 @@
+"""What the collectors make of facts: unknown is absent, lost devices keep their health."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Struct, structs
+
+from muai_core.control.actions import PublishRoutes
+from muai_core.control.events import DeviceSourceFailed
+from muai_core.control.ledger import Ledger
+from muai_core.control.lifecycle import ReplicaState
+from muai_core.control.state import ControlSettings, DeviceRecord, Replica, State
+from muai_core.gateway.observer import FinishedRequest
+from muai_core.model.deployment import Deployment
+from muai_core.model.device import Device, DeviceReading, Health
+from muai_core.model.metrics import MetricFamily
+from muai_core.model.placement import Placement
+from muai_core.model.routing import ModelStatus, Route, RoutingTable
+from muai_core.telemetry.catalogue import METRICS
+from muai_core.telemetry.collect import (
+    controller_families,
+    device_families,
+    gpu_ids,
+    model_families,
+    sink_families,
+    state_families,
+)
+from muai_core.telemetry.meters import ControllerMeter, GatewayMeter
+from muai_core.telemetry.registry import Registry
+
+GIB = 2**30
+
+
+class Progress(Struct, frozen=True):
+    requests_running: int
+    requests_waiting: int
+    tokens_generated: int
+
+
+def gpu(index: int, node: str = "n0", uuid: str | None = None) -> Device:
+    return Device(
+        uuid=uuid or f"GPU-{node}-{index}",
+        node=node,
+        index=index,
+        kind="gpu",
+        platform="simulated",
+        name="H100-80GB",
+        memory_total_bytes=80 * GIB,
+    )
+
+
+def reading(device: Device, **values: object) -> DeviceReading:
+    full = DeviceReading(
+        uuid=device.uuid,
+        memory_used_bytes=8 * GIB,
+        utilization_percent=75.5,
+        temperature_celsius=65.0,
+    )
+    return structs.replace(full, **values)
+
+
+def series(families: tuple[MetricFamily, ...]) -> dict[str, dict[tuple[str, ...], float]]:
+    return {
+        family.name: {point.labels: point.value for point in family.points} for family in families
+    }
+
+
+def deployment(name: str, replicas: int = 1) -> Deployment:
+    return Deployment(
+        name=name, source="x", engine="simulated", platforms=("simulated",), replicas=replicas
+    )
+
+
+def replica(model: str, number: int, state: ReplicaState, restarts: int = 0) -> Replica:
+    return Replica(
+        id=f"{model}-{number}",
+        deployment=model,
+        generation=1,
+        number=number,
+        state=state,
+        since_s=0.0,
+        restarts=restarts,
+    )
+
+
+def test_the_five_gauges_of_a_gpu() -> None:
+    device = gpu(0)
+    found = series(device_families([device], {device.uuid: reading(device)}, {device.uuid: GIB}))
+    assert found == {
+        "gpu_info": {("0", device.uuid, "n0", "H100-80GB"): 1.0},
+        "gpu_memory_used_bytes": {("0",): 8.0 * GIB},
+        "gpu_memory_available_bytes": {("0",): 72.0 * GIB},
+        "gpu_utilization_percent": {("0",): 75.5},
+        "gpu_temperature_celsius": {("0",): 65.0},
+        "gpu_health_status": {("0",): 1.0},
+        "muai_device_claimed_bytes": {("0",): 1.0 * GIB},
+    }
+
+
+def test_cpus_have_no_gpu_series() -> None:
+    cpu = structs.replace(gpu(0), kind="cpu", platform="cpu")
+    assert device_families([cpu], {cpu.uuid: reading(cpu)}, {}) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "metrics"),
+    [
+        ("memory_used_bytes", {"gpu_memory_used_bytes", "gpu_memory_available_bytes"}),
+        ("utilization_percent", {"gpu_utilization_percent"}),
+        ("temperature_celsius", {"gpu_temperature_celsius"}),
+    ],
+)
+def test_what_a_device_does_not_tell_has_no_series(field: str, metrics: set[str]) -> None:
+    silent, talking = gpu(0), gpu(1)
+    readings = {
+        silent.uuid: reading(silent, **{field: None}),
+        talking.uuid: reading(talking),
+    }
+    found = series(device_families([silent, talking], readings, {}))
+    for name in metrics:
+        assert set(found[name]) == {("1",)}
+    assert set(found["gpu_health_status"]) == {("0",), ("1",)}
+
+
+def test_a_gpu_without_a_reading_has_no_gauges() -> None:
+    assert set(series(device_families([gpu(0)], {}, {}))) == {
+        "gpu_info",
+        "muai_device_claimed_bytes",
+    }
+
+
+@pytest.mark.parametrize("health", list(Health))
+def test_health_is_1_only_where_work_may_go(health: Health) -> None:
+    device = gpu(0)
+    found = series(device_families([device], {device.uuid: reading(device, health=health)}, {}))
+    fit = health in (Health.HEALTHY, Health.DEGRADED)
+    assert found["gpu_health_status"] == {("0",): float(fit)}
+
+
+def test_more_used_than_there_is_leaves_nothing_available() -> None:
+    device = gpu(0)
+    readings = {device.uuid: reading(device, memory_used_bytes=81 * GIB)}
+    found = series(device_families([device], readings, {}))
+    assert found["gpu_memory_available_bytes"] == {("0",): 0.0}
+
+
+def test_gpu_ids_are_indices_and_stay_apart_across_nodes() -> None:
+    fleet = [gpu(0, "a"), gpu(1, "a"), gpu(0, "b"), gpu(2, "b"), gpu(7, "c", "u1"), gpu(7, "c")]
+    assert list(gpu_ids(fleet).values()) == ["a/0", "1", "b/0", "2", "u1", "GPU-c-7"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 3)), max_size=12))
+def test_no_two_gpus_share_a_series(places: list[tuple[str, int]]) -> None:
+    fleet = [gpu(index, node, f"GPU-{number}") for number, (node, index) in enumerate(places)]
+    ids = gpu_ids(fleet)
+    assert len(set(ids.values())) == len(fleet)
+
+
+def test_every_state_has_a_series_even_at_zero() -> None:
+    replicas = [
+        replica("chat", 1, ReplicaState.READY),
+        replica("chat", 2, ReplicaState.BACKOFF),
+        replica("old", 1, ReplicaState.DRAINING),
+    ]
+    found = series(model_families([deployment("chat", 2), deployment("idle", 1)], replicas))
+    assert found["muai_model_replicas_desired"] == {("chat",): 2, ("idle",): 1, ("old",): 0}
+    states = found["muai_model_replicas"]
+    assert len(states) == 3 * (len(ReplicaState) - 1)
+    assert {key: value for key, value in states.items() if value} == {
+        ("chat", "ready"): 1.0,
+        ("chat", "backoff"): 1.0,
+        ("old", "draining"): 1.0,
+    }
+
+
+def test_no_journal_no_series() -> None:
+    assert set(series(controller_families("1", 2.0, None))) == {
+        "muai_build_info",
+        "muai_controller_uptime_seconds",
+    }
+    assert series(controller_families("1", 2.0, 0))["muai_journal_bytes"] == {(): 0.0}
+
+
+def busy_state() -> State:
+    here, gone = gpu(0), gpu(1)
+    ledger = Ledger()
+    ledger.claim("chat-1", 3, Placement(((here.uuid,),), (4 * GIB,)))
+    ledger.claim("chat-2", 1, Placement(((gone.uuid,),), (2 * GIB,)))
+    records = [
+        DeviceRecord(device=gone, source="simulated", reading=reading(gone), present=False),
+        DeviceRecord(device=here, source="simulated", reading=reading(here)),
+    ]
+    replicas = [
+        replica("chat", 1, ReplicaState.READY, restarts=2),
+        replica("chat", 2, ReplicaState.RELEASING),
+    ]
+    return State(
+        settings=ControlSettings(),
+        deployments={"chat": deployment("chat", 2)},
+        replicas={one.id: one for one in replicas},
+        devices={record.device.uuid: record for record in records},
+        ledger=ledger,
+        applied={"DevicesObserved": 7},
+        stale={"ReplicaExited: late": 1, "ReplicaExited: an earlier epoch": 2},
+        rejected={"DevicesObserved: GPU-1 has negative memory": 1},
+        policy_failures={"recovery policy ladder": 1},
+    )
+
+
+def test_the_state_tells_events_replicas_and_devices() -> None:
+    found = series(
+        state_families(
+            busy_state(), {("chat-1", 2): 1, ("chat-1", 3): 4}, {"chat-1": Progress(4, 1, 99)}
+        )
+    )
+    assert found["muai_controller_events"] == {
+        ("DevicesObserved", "applied"): 7.0,
+        ("ReplicaExited", "stale"): 3.0,
+        ("DevicesObserved", "rejected"): 1.0,
+    }
+    assert found["muai_replica_ready"] == {("chat", "chat-1"): 1.0, ("chat", "chat-2"): 0.0}
+    assert found["muai_replica_restarts"] == {("chat", "chat-1"): 2.0, ("chat", "chat-2"): 0.0}
+    assert found["muai_replica_requests_in_flight"] == {("chat", "chat-1"): 5.0}
+    assert found["muai_replica_requests_running"] == {("chat", "chat-1"): 4.0}
+    assert found["muai_replica_requests_waiting"] == {("chat", "chat-1"): 1.0}
+    assert found["muai_replica_tokens_generated"] == {("chat", "chat-1"): 99.0}
+
+
+def test_a_lost_gpu_keeps_only_its_health_and_claims() -> None:
+    found = series(state_families(busy_state(), {}, {}))
+    assert found["gpu_health_status"] == {("0",): 1.0, ("1",): 0.0}
+    assert found["muai_device_claimed_bytes"] == {("0",): 4.0 * GIB, ("1",): 2.0 * GIB}
+    for name in ("memory_used_bytes", "utilization_percent", "temperature_celsius"):
+        assert set(found[f"gpu_{name}"]) == {("0",)}
+
+
+def finished(model: str | None, **values: object) -> FinishedRequest:
+    ok = FinishedRequest(
+        model=model,
+        replica_id="chat-1",
+        status=200,
+        outcome="ok",
+        streamed=True,
+        duration_s=0.4,
+        first_token_s=0.03,
+        prompt_tokens=None,
+        completion_tokens=None,
+        events=12,
+        retries=0,
+    )
+    return structs.replace(ok, **values)
+
+
+def table(*models: str, replicas: tuple[str, ...] = ()) -> RoutingTable:
+    statuses = tuple(ModelStatus(name=name, desired=1, ready=1, state="ready") for name in models)
+    routes = tuple(
+        Route(model=models[0], replica_id=one, epoch=1, endpoint="http://h:1", engine="x")
+        for one in replicas
+    )
+    return RoutingTable(1, statuses, routes)
+
+
+def metered() -> tuple[Registry, GatewayMeter]:
+    registry = Registry()
+    meter = GatewayMeter(registry)
+    meter.routes_published(table("chat", replicas=("chat-1",)))
+    return registry, meter
+
+
+def test_requests_are_counted_by_what_became_of_them() -> None:
+    registry, meter = metered()
+    meter.request_finished(finished("chat"))
+    meter.request_finished(
+        finished("chat", outcome="failed", status=502, retries=3, streamed=False)
+    )
+    meter.request_finished(finished("chat", outcome="cancelled", status=499, first_token_s=None))
+    meter.request_finished(finished("gpt-7", outcome="refused", status=404, first_token_s=None))
+    meter.request_finished(finished(None, outcome="refused", status=401, first_token_s=None))
+    found = {family.name: family for family in registry.collect()}
+    assert {point.labels: point.value for point in found["muai_requests"].points} == {
+        ("chat", "ok", "200", "true"): 1.0,
+        ("chat", "failed", "502", "false"): 1.0,
+        ("chat", "cancelled", "499", "true"): 1.0,
+        ("", "refused", "404", "true"): 1.0,
+        ("", "refused", "401", "true"): 1.0,
+    }
+    (duration,) = found["muai_request_duration_seconds"].points
+    assert (duration.count, duration.total) == (1, 0.4)
+    (first_token,) = found["muai_time_to_first_token_seconds"].points
+    assert first_token.count == 2
+    (retries,) = found["muai_request_retries"].points
+    assert (retries.labels, retries.value) == (("chat",), 3.0)
+
+
+def test_a_fault_is_booked_to_its_model_even_after_the_replica_left_the_table() -> None:
+    registry, meter = metered()
+    meter.replica_faulted("chat-1", 1, "reset")
+    meter.routes_published(table("chat"))
+    meter.replica_faulted("chat-1", 1, "reset")
+    meter.replica_faulted("nobody", 1, "connect")
+    found = {family.name: family for family in registry.collect()}["muai_request_faults"]
+    assert {point.labels: point.value for point in found.points} == {
+        ("chat", "reset"): 2.0,
+        ("", "connect"): 1.0,
+    }
+
+
+def test_steps_count_actions_and_failed_sources() -> None:
+    registry = Registry()
+    meter = ControllerMeter(registry)
+    meter.stepped(
+        0.0002,
+        [DeviceSourceFailed(source="nvml", reason="gone")],
+        [PublishRoutes(table=RoutingTable())],
+    )
+    meter.plugin_failed("vllm")
+    found = series(registry.collect())
+    assert found["muai_controller_actions"] == {("PublishRoutes",): 1.0}
+    assert found["muai_plugin_failures"] == {("nvml",): 1.0, ("vllm",): 1.0}
+
+
+def test_every_metric_of_the_catalogue_is_fed_and_nothing_else() -> None:
+    registry, meter = metered()
+    meter.request_finished(finished("chat", retries=1))
+    meter.replica_faulted("chat-1", 1, "reset")
+    controller = ControllerMeter(registry)
+    controller.stepped(0.1, [], [PublishRoutes(table=RoutingTable())])
+    controller.plugin_failed("vllm")
+    controller.replica_started("chat", 4.0)
+    families = (
+        *controller_families("0.1.0", 1.0, 10),
+        *sink_families({"prometheus": 0}),
+        *state_families(busy_state(), {("chat-1", 3): 1}, {"chat-1": Progress(1, 0, 5)}),
+        *registry.collect(),
+    )
+    metrics = {metric.name: metric for metric in METRICS}
+    assert sorted(family.name for family in families) == sorted(metrics)
+    for family in families:
+        metric = metrics[family.name]
+        assert (family.kind, family.help) == (metric.kind, metric.help)
+        assert family.points
+        for point in family.points:
+            assert len(point.labels) == len(metric.labels) == len(family.label_names)
+        labels = [point.labels for point in family.points]
+        assert len(labels) == len(set(labels))
