@@ -186,6 +186,7 @@ class ControlPlane:
                 for sibling in siblings
                 if sibling.placement is not None
             ),
+            options=turn.state.settings.strategy_options,
         )
         answer, complaint = place(request, fleet, turn.strategy)
         if complaint is not None:

@@ -1,5 +1,7 @@
 """The state of the control plane: one object that owns plain tables of frozen records."""
 
+from typing import Any
+
 from msgspec import Struct, field
 
 from muai_core.control.ledger import Ledger
@@ -15,6 +17,9 @@ class ControlSettings(Struct, frozen=True, kw_only=True):
 
     strategy: str = "balanced"
     policy: str = "ladder"
+    #: Validated by the strategy's and the policy's own options models.
+    strategy_options: dict[str, Any] = {}
+    policy_options: dict[str, Any] = {}
     #: Kept free on every device: never claimed.
     memory_reserve_bytes: int = 0
     backoff_initial_s: float = 1.0

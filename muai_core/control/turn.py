@@ -191,6 +191,7 @@ class Turn(Struct, kw_only=True):
                 cause=full_cause,
                 failures=failures,
                 jitter=recovery.jitter(replica.id, replica.epoch),
+                options=settings.policy_options,
             ),
             settings.backoff_initial_s,
             settings.backoff_max_s,

@@ -1,6 +1,7 @@
 """The fleet as an allocation strategy sees it: an immutable snapshot with the claims applied."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -51,6 +52,8 @@ class PlacementRequest(Struct, frozen=True, kw_only=True):
     deployment: Deployment
     #: Nodes on which other replicas of the same deployment sit, one entry per replica.
     sibling_nodes: tuple[str, ...] = ()
+    #: `allocation.options` of the config, validated by the strategy's options model.
+    options: dict[str, Any] = {}
 
     def placement_on(
         self, devices: Sequence[DeviceView], reason: str = ""

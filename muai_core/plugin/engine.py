@@ -55,6 +55,9 @@ class LaunchSpec(Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     cwd: str | None = None
     readiness_path: str = "/health"
+    #: False: the port refuses connections until the model is loaded (vLLM); only then must the
+    #: deadline of the load stage, not of the spawn stage, cover the loading.
+    listens_while_loading: bool = True
     progress_path: str | None = "/progress"
 
 

@@ -1,6 +1,7 @@
 """Recovery policies: what to try when a replica is lost."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from msgspec import Struct
 
@@ -20,6 +21,8 @@ class ReplicaLoss(Struct, frozen=True, kw_only=True):
     failures: int
     #: A stable number in [0, 1) that differs by replica and attempt: use it to spread restarts.
     jitter: float
+    #: `recovery.options` of the config, validated by the policy's options model.
+    options: dict[str, Any] = {}
 
 
 class RestartAfter(Struct, frozen=True, tag=True):

