@@ -1,0 +1,171 @@
+"""Iteration-level batching: sequences join and leave between forward passes.
+
+One thread owns a `Batcher` and calls `step` while there is work. Every step runs at most one
+prefill pass (new prompts, in chunks) and one decode pass (all sequences that are past their
+prompt), so a long prompt delays the others by one chunk, not by its whole length.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+import torch
+
+from muai_core.engine_server.protocol import Delta, FinishReason, TokenLogprob
+from muai_transformers.model import LoadedModel
+from muai_transformers.sampling import TokenScores, choose, score
+from muai_transformers.sequence import Limits, Sequence
+from muai_transformers.slots import Batch, Shape, SlotCache, shape_for
+
+
+class Batcher:
+    """Owns the KV cache and the running batch; cache row i belongs to `running[i]`."""
+
+    def __init__(self, model: LoadedModel, limits: Limits) -> None:
+        self._model = model
+        self._limits = limits
+        self._cache = SlotCache(model.num_layers, Shape(0, 0))
+        self._admitted = 0
+        self._order: dict[int, int] = {}
+        self.running: list[Sequence] = []
+        self.waiting: deque[Sequence] = deque()
+        self.tokens_generated = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence; its prompt plus `max_new_tokens` must fit `max_model_len`."""
+        self.waiting.append(sequence)
+
+    @torch.inference_mode()
+    def abort(self, key: int) -> None:
+        """Forgets a sequence, wherever it is; unknown and finished ones are ignored."""
+        for row, sequence in enumerate(self.running):
+            if sequence.key == key:
+                self._remove_row(row)
+                return
+        self.waiting = deque(s for s in self.waiting if s.key != key)
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Delta]]:
+        """Runs one prefill and one decode pass; returns (key, delta) for every new token."""
+        self._admit()
+        deltas = self._forward(self._choose_prefill(), self._limits.prefill_tokens)
+        self._make_room()
+        deltas += self._forward([s for s in self.running if s.pending == 1 and s.cached], 1)
+        return deltas
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self._limits.max_num_seqs:
+            if not self._fit([*self.running, self.waiting[0]]):
+                return
+            sequence = self.waiting.popleft()
+            self._order[sequence.key] = self._admitted
+            self._admitted += 1
+            self.running.append(sequence)
+
+    def _fit(self, sequences: list[Sequence]) -> bool:
+        """Gives the cache room for these sequences, or says that the budget does not allow it."""
+        rows, tokens = len(sequences), max(len(s.tokens) for s in sequences)
+        shape = self._cache.shape
+        if rows <= shape.rows and tokens <= shape.tokens:
+            return True
+        limit = Shape(self._limits.max_num_seqs, self._limits.max_model_len)
+        new_shape = shape_for(rows, tokens, limit, self._limits.budget_tokens)
+        if new_shape is None:
+            return False
+        used = Shape(len(self.running), max((s.cached for s in self.running), default=0))
+        self._cache.resize(new_shape, used)
+        return True
+
+    def _make_room(self) -> None:
+        """Before decoding: grows the cache, or sends the youngest sequences back to the queue.
+
+        They keep what they generated and are prefilled again later. The oldest always fits, as
+        `max_model_len` is within the budget, so the batch always gets on.
+        """
+        while self.running and not self._fit(self.running):
+            row = max(range(len(self.running)), key=lambda r: self._order[self.running[r].key])
+            sequence = self.running[row]
+            self._remove_row(row)
+            sequence.cached = 0
+            self.waiting.appendleft(sequence)
+
+    def _choose_prefill(self) -> list[Sequence]:
+        """The longest waiting prompts, as many as fit one pass with their padding."""
+        behind = [s for s in self.running if s.pending > 1 or not s.cached]
+        behind.sort(key=lambda s: self._order[s.key])
+        budget, chosen, width = self._limits.prefill_tokens, [], 0
+        for sequence in behind:
+            width = max(width, min(sequence.pending, budget))
+            if chosen and width * (len(chosen) + 1) > budget:
+                break
+            chosen.append(sequence)
+        return chosen
+
+    def _forward(self, sequences: list[Sequence], chunk: int) -> list[tuple[int, Delta]]:
+        if not sequences:
+            return []
+        row_of = {s.key: row for row, s in enumerate(self.running)}
+        sequences = sorted(sequences, key=lambda s: row_of[s.key])
+        rows = [row_of[s.key] for s in sequences]
+        counts = [min(s.pending, chunk) for s in sequences]
+        starts = [s.cached for s in sequences]
+        self._cache.batch = Batch(rows, starts, counts, self._model.device)
+        new = [s.tokens[s.cached : s.cached + n] for s, n in zip(sequences, counts, strict=True)]
+        logits = self._model.forward(new, self._cache)
+        for sequence, count in zip(sequences, counts, strict=True):
+            sequence.cached += count
+        ready = [row for row, s in enumerate(sequences) if not s.pending]
+        if len(ready) < len(sequences):
+            logits, sequences = logits[ready], [sequences[row] for row in ready]
+        chosen = choose(logits, [s.chooser for s in sequences]) if sequences else []
+        deltas = []
+        for row, (sequence, token) in enumerate(zip(sequences, chosen, strict=True)):
+            scores = None
+            if sequence.top_logprobs is not None:
+                scores = score(logits[row], token, sequence.top_logprobs)
+            deltas.append((sequence.key, self._extend(sequence, token, scores)))
+        self._drop(key for key, delta in deltas if delta.finish_reason)
+        return deltas
+
+    def _extend(self, sequence: Sequence, token: int, scores: TokenScores | None) -> Delta:
+        sequence.tokens.append(token)
+        self.tokens_generated += 1
+        finish: FinishReason | None = None
+        if token in self._model.eos_ids and not sequence.ignore_eos:
+            text, finish = sequence.text.finish(), "stop"
+        else:
+            text = sequence.text.push([token])
+            if sequence.text.stopped:
+                finish = "stop"
+            elif sequence.generated == sequence.max_new_tokens:
+                text, finish = text + sequence.text.finish(), "length"
+        return Delta(
+            text=text,
+            token_ids=(token,),
+            logprobs=(self._logprob(token, scores),) if scores else (),
+            finish_reason=finish,
+            prompt_tokens=len(sequence.prompt_ids),
+        )
+
+    def _logprob(self, token: int, scores: TokenScores) -> TokenLogprob:
+        name = self._model.token_text
+        top = tuple(
+            TokenLogprob(name(other), other, logprob)
+            for other, logprob in zip(scores.top_ids, scores.top_logprobs, strict=True)
+        )
+        return TokenLogprob(name(token), token, scores.logprob, top)
+
+    def _drop(self, keys: Iterable[int]) -> None:
+        for key in list(keys):
+            self.abort(key)
+
+    def _remove_row(self, row: int) -> None:
+        """The last row moves into the hole, so the rows in use stay together."""
+        self._order.pop(self.running[row].key)
+        last = self.running.pop()
+        if row < len(self.running):
+            self._cache.move_row(len(self.running), row, last.cached)
+            self.running[row] = last

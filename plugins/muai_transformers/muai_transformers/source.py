@@ -1,0 +1,83 @@
+"""Where a model's files are: a folder, a GGUF file, or a file inside an installed package.
+
+Imports nothing heavy: the controller uses it to check a config, the worker to load.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from msgspec import Struct
+
+PACKAGE_PREFIX = "package:"
+
+
+class SourceError(ValueError):
+    """The source names nothing that can be loaded; the text says what was looked for."""
+
+
+class ModelSource(Struct, frozen=True):
+    """A folder in Hugging Face layout, or the GGUF file `gguf_file` inside `folder`.
+
+    With `hub_name`, neither exists here: the name is one of a model hub or its local cache.
+    """
+
+    folder: Path | None = None
+    gguf_file: str | None = None
+    hub_name: str | None = None
+
+    @property
+    def gguf_path(self) -> Path | None:
+        return self.folder / self.gguf_file if self.folder and self.gguf_file else None
+
+    @property
+    def name_or_path(self) -> str:
+        """What transformers' `from_pretrained` takes."""
+        return self.hub_name or str(self.folder)
+
+
+def find_source(source: str) -> ModelSource:
+    """Reads `models.<name>.source`. Raises `SourceError`.
+
+    `package:NAME/PATH` is PATH inside the installed Python package NAME. The package is located,
+    not imported: data packages often depend on engines that are not installed.
+    """
+    if source.startswith(PACKAGE_PREFIX):
+        return _at(_in_package(source), source)
+    path = Path(source).expanduser()
+    if path.exists():
+        return _at(path, source)
+    looks_like_hub_name = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
+    if looks_like_hub_name and not source.endswith(".gguf"):
+        return ModelSource(hub_name=source)
+    raise SourceError(f"{source}: no such file or folder ({path.absolute()})")
+
+
+def _at(path: Path, source: str) -> ModelSource:
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return ModelSource(folder=path)
+        ggufs = sorted(path.glob("*.gguf"))
+        if len(ggufs) == 1:
+            return ModelSource(folder=path, gguf_file=ggufs[0].name)
+        found = ", ".join(p.name for p in ggufs) or "none"
+        raise SourceError(
+            f"{source}: needs a config.json or exactly one .gguf file; found: {found}"
+        )
+    if path.suffix == ".gguf":
+        return ModelSource(folder=path.parent, gguf_file=path.name)
+    raise SourceError(f"{source}: is neither a folder nor a .gguf file")
+
+
+def _in_package(source: str) -> Path:
+    name, _, inside = source.removeprefix(PACKAGE_PREFIX).partition("/")
+    if not name.isidentifier() or not inside:
+        raise SourceError(f"{source}: write {PACKAGE_PREFIX}PACKAGE/PATH/IN/PACKAGE")
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise SourceError(f"{source}: the Python package {name} is not installed")
+    folders = list(spec.submodule_search_locations or ())
+    for folder in folders:
+        path = (Path(folder) / inside).resolve()
+        if path.is_relative_to(Path(folder).resolve()) and path.exists():
+            return path
+    raise SourceError(f"{source}: no {inside} in {', '.join(folders) or name}")

@@ -1,0 +1,82 @@
+"""The server process of one replica: `python -m muai_transformers.worker --model ... --port N`.
+
+Answers /health from its first second; torch and transformers are imported in the loading thread.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from muai_core.engine_server.serving import serve
+from muai_transformers.generator import ServeOptions, TransformersGenerator
+from muai_transformers.source import SourceError, find_source
+
+if TYPE_CHECKING:
+    from muai_transformers.model import LoadedModel
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="muai_transformers.worker", description=__doc__)
+    parser.add_argument("--model", required=True, help="folder, .gguf file or package:NAME/PATH")
+    parser.add_argument("--served-model-name", help="the name clients use; default: --model")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--max-model-len", type=int, help="tokens of prompt and answer together")
+    parser.add_argument("--max-num-seqs", type=int, default=16, help="sequences in one batch")
+    parser.add_argument("--kv-cache-bytes", type=int, help="default: a quarter of free memory")
+    parser.add_argument("--num-threads", type=int, help="CPU threads; default: the usable cores")
+    parser.add_argument("--cache-folder", type=Path, help="where unpacked GGUF weights are kept")
+    parser.add_argument("--no-cache", action="store_true", help="unpack GGUF at every start")
+    parser.add_argument("--trust-remote-code", action="store_true")
+    parser.add_argument("--allow-hub", action="store_true", help="download from a model hub")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    """Serves until told to stop. Returns the exit status; 2: the arguments are wrong."""
+    arguments = parse_arguments(argv)
+    if not arguments.allow_hub:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        source = find_source(arguments.model)
+    except SourceError as error:
+        print(f"--model {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
+        return 2
+
+    def load() -> "LoadedModel":
+        import torch
+
+        from muai_transformers.loading import LoadOptions, default_cache_folder, load
+
+        torch.set_num_threads(arguments.num_threads or len(os.sched_getaffinity(0)))
+        cache_folder = arguments.cache_folder or default_cache_folder()
+        options = LoadOptions(
+            source=source,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            trust_remote_code=arguments.trust_remote_code,
+            cache_folder=None if arguments.no_cache else cache_folder,
+        )
+        return load(options)
+
+    options = ServeOptions(
+        max_model_len=arguments.max_model_len,
+        max_num_seqs=arguments.max_num_seqs,
+        kv_cache_bytes=arguments.kv_cache_bytes,
+    )
+    generator = TransformersGenerator(load, options)
+    name = arguments.served_model_name or arguments.model
+    return serve(generator, name, host=arguments.host, port=arguments.port)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the computing thread may be inside torch; interpreter shutdown would crash
