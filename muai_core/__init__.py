@@ -6,9 +6,10 @@ Names are resolved on first use, so `import muai_core` stays cheap and pulls in 
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from muai_core.model.deployment import Affinity, Deployment
     from muai_core.model.device import Device, DeviceProcess, DeviceReading, Health, Inventory
     from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
@@ -75,7 +76,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         try:
             return version("muai-core")

@@ -1,0 +1,283 @@
+"""The asyncio shell around the control plane: everything that touches the world, put together.
+
+    device sources ─┐                                    ┌─▶ supervisor ─▶ engine processes
+    supervisor ─────┼─▶ inbox ─▶ plane.step ─▶ executor ─┼─▶ gateway (routing table)
+    gateway ────────┘      │                             └─▶ …
+                           └─▶ journal, metrics, narrator
+
+One task owns the plane and feeds it batches. Everything else runs beside it and reports back
+through the inbox, so no driver can delay or crash the control plane.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import muai_core
+from muai_core.config.loaded import LoadedConfig
+from muai_core.control import events as ev
+from muai_core.control.plane import ControlPlane
+from muai_core.gateway.server import Gateway
+from muai_core.gateway.settings import GatewaySettings
+from muai_core.model.routing import RoutingTable
+from muai_core.runtime.bring_up import StageDeadlines
+from muai_core.runtime.executor import EngineRunner, Executor
+from muai_core.runtime.inbox import Inbox
+from muai_core.runtime.instance import Instance
+from muai_core.runtime.monitor import DeviceMonitor
+from muai_core.runtime.narrator import Narrator
+from muai_core.runtime.ports import PortAllocator
+from muai_core.runtime.progress import ProgressPoller
+from muai_core.runtime.resolution import Resolved, resolve
+from muai_core.runtime.sinks import SinkRunners
+from muai_core.runtime.supervisor import Supervisor
+from muai_core.telemetry import collect
+from muai_core.telemetry.meters import ControllerMeter, GatewayMeter
+from muai_core.telemetry.registry import Registry
+
+_log = logging.getLogger(__name__)
+
+#: How long the first look at the devices may take before the start goes on without the rest.
+_FIRST_LOOK_S = 15.0
+_PUBLISH_METRICS_S = 1.0
+
+
+class Controller:
+    """One running MuAI, from a checked config to the last stopped process."""
+
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        instance: Instance,
+        python: str,
+        narrator: Narrator,
+    ) -> None:
+        """`python` is the interpreter for engines whose config names none."""
+        self._loaded = loaded
+        self._instance = instance
+        self._python = python
+        self._narrator = narrator
+        self._started_s = time.monotonic()
+        self._inbox = Inbox()
+        self._registry = Registry()
+        self._meter = ControllerMeter(self._registry)
+        self._gateway_meter = GatewayMeter(self._registry)
+        self._stopping = False
+        self._killed = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def clock(self) -> float:
+        """Seconds since this controller was made; never runs backwards."""
+        return time.monotonic() - self._started_s
+
+    async def run(self, on_started: Callable[["Controller"], None]) -> None:
+        """Serve until `stop`, then leave nothing behind.
+
+        `on_started` is called once the gateway listens. Raises ConfigError, SinkError or
+        GatewaySettingsError when the start is impossible; nothing is left running then.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            monitor = self._make_monitor()
+            stack.push_async_callback(monitor.close)
+            monitor.start()
+            await monitor.first_answers(_FIRST_LOOK_S)
+            resolved = self._resolve()
+            self.plane = self._make_plane(resolved)
+            self.sinks = SinkRunners(self._sinks())
+            stack.push_async_callback(self._off_loop, self.sinks.close)
+            await asyncio.to_thread(self.sinks.open)
+            self.gateway = Gateway(
+                self._gateway_settings(), observer=self._gateway_meter, health=self._health
+            )
+            await self.gateway.start()
+            stack.push_async_callback(self.gateway.stop)
+            self.supervisor = Supervisor(
+                self._instance, self._inbox.put, deadlines=self._deadlines()
+            )
+            stack.push_async_callback(self._end_supervisor)
+            self.progress = ProgressPoller()
+            stack.push_async_callback(self.progress.close)
+            self.executor = self._make_executor()
+            stack.push_async_callback(self.executor.close)
+            self._inbox.put(ev.DeploymentsDesired(deployments=resolved.deployments))
+            stack.push_async_callback(self._end_tasks)
+            self._go(self._observe_replicas())
+            self._go(self._publish_metrics())
+            on_started(self)
+            await self._loop()
+
+    def stop(self) -> None:
+        """Drain and stop everything; `run` returns when it is done. May be repeated."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._inbox.put(ev.ShutdownRequested())
+        self._go(self.gateway.stop(self._loaded.config.recovery.drain_s))
+
+    def kill(self) -> None:
+        """End every engine at once, whatever it is doing; `run` returns right after."""
+        self._killed = True
+        left = self.supervisor.kill_all()
+        for words in left:
+            _log.error("still alive after SIGKILL: %s", words)
+        self._inbox.put(ev.ShutdownRequested())
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    async def _loop(self) -> None:
+        while not self._done():
+            due_s = self.plane.next_wakeup()
+            timeout_s = None if due_s is None else max(0.0, due_s - self.clock())
+            self._step(await self._inbox.take(timeout_s))
+
+    def _done(self) -> bool:
+        return self._killed or (self.plane.state.shutting_down and not self.plane.state.replicas)
+
+    def _step(self, events: Sequence[ev.Event]) -> None:
+        now_s = self.clock()
+        began_s = time.perf_counter()
+        actions = self.plane.step(now_s, events)
+        self._meter.stepped(time.perf_counter() - began_s, events, actions)
+        for action in actions:
+            self.executor.execute(action)
+        self._narrator.follow(self.plane.state, events, actions)
+
+    # --- parts ----------------------------------------------------------------------------------
+
+    def _make_monitor(self) -> DeviceMonitor:
+        sources = self._loaded.plugins.device_sources
+        options = self._loaded.device_source_options()
+        return DeviceMonitor(
+            {sources[name]: own for name, own in options.items()},
+            self._loaded.config.devices.observe_interval_s,
+            self.clock,
+            self._inbox.put,
+        )
+
+    def _resolve(self) -> Resolved:
+        seen = self._inbox.peek()
+        platforms = {
+            device.platform
+            for event in seen
+            if isinstance(event, ev.DevicesObserved)
+            for device in event.inventory.devices
+        }
+        return resolve(self._loaded, platforms)
+
+    def _make_plane(self, resolved: Resolved) -> ControlPlane:
+        plugins = self._loaded.plugins
+        settings = resolved.settings
+        return ControlPlane(
+            settings,
+            plugins.allocation_strategies[settings.strategy],
+            plugins.recovery_policies[settings.policy],
+        )
+
+    def _sinks(self) -> list[tuple[Any, dict[str, Any]]]:
+        sinks = self._loaded.plugins.metric_sinks
+        return [(sinks[name], options) for name, options in self._loaded.sink_options().items()]
+
+    def _gateway_settings(self) -> GatewaySettings:
+        section = self._loaded.config.gateway
+        values = section.model_dump()
+        if section.api_keys_file is not None:
+            values["api_keys_file"] = str(self._loaded.folder / section.api_keys_file)
+        return GatewaySettings(**values)
+
+    def _deadlines(self) -> StageDeadlines:
+        recovery = self._loaded.config.recovery
+        return StageDeadlines(
+            spawn_s=recovery.spawn_deadline_s,
+            load_s=recovery.load_deadline_s,
+            ready_s=recovery.ready_deadline_s,
+        )
+
+    def _make_executor(self) -> Executor:
+        engines = self._loaded.plugins.engines
+        runner = EngineRunner(
+            engines,
+            {name: self._loaded.python_for(name) or self._python for name in engines},
+            {name: section.env for name, section in self._loaded.config.engines.items()},
+            PortAllocator(),
+        )
+        return Executor(
+            self.supervisor, self.gateway, runner, self._publish, self._inbox.put, self.clock
+        )
+
+    def _publish(self, table: RoutingTable) -> None:
+        self._gateway_meter.routes_published(table)
+        self.gateway.publish(table)
+
+    def _health(self) -> dict[str, Any]:
+        records = self.plane.state.devices.values()
+        return {
+            "controller": {
+                "version": muai_core.__version__,
+                "uptime_s": round(self.clock(), 3),
+                "stopping": self._stopping,
+            },
+            "devices": [
+                {
+                    "uuid": record.device.uuid,
+                    "index": record.device.index,
+                    "kind": record.device.kind,
+                    "name": record.device.name,
+                    "health": record.health.value,
+                    "health_reason": record.health_reason,
+                }
+                for record in records
+            ],
+        }
+
+    # --- beside the loop ------------------------------------------------------------------------
+
+    def _go(self, work: Any) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+    async def _observe_replicas(self) -> None:
+        """Tell the plane regularly what runs, in case an exit was not reported."""
+        while True:
+            await asyncio.sleep(self._loaded.config.devices.observe_interval_s)
+            observed_at_s = self.clock()
+            self._inbox.put(
+                ev.ReplicasObserved(
+                    observed_at_s=observed_at_s, sightings=self.supervisor.sightings()
+                )
+            )
+
+    async def _publish_metrics(self) -> None:
+        while True:
+            await self.progress.poll(self.plane.state.routes.routes)
+            self.sinks.offer(self._families())
+            await asyncio.sleep(_PUBLISH_METRICS_S)
+
+    def _families(self) -> tuple[Any, ...]:
+        in_flight = {
+            (load.replica_id, load.epoch): load.outstanding for load in self.gateway.loads()
+        }
+        return (
+            *collect.controller_families(muai_core.__version__, self.clock(), None),
+            *collect.sink_families(self.sinks.batches_dropped()),
+            *collect.state_families(self.plane.state, in_flight, self.progress.latest),
+            *self._registry.collect(),
+        )
+
+    # --- the end --------------------------------------------------------------------------------
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                _log.error("a task of the controller failed", exc_info=result)
+
+    async def _end_supervisor(self) -> None:
+        left = await self.supervisor.close()
+        for words in left:
+            _log.error("left behind: %s", words)
+
+    async def _off_loop(self, work: Callable[[], object]) -> None:
+        await asyncio.to_thread(work)

@@ -1,0 +1,87 @@
+"""What `muai run` tells on the way: one line for each step of a replica's life."""
+
+from collections.abc import Callable, Iterable
+
+from muai_core.control import actions as act
+from muai_core.control import events as ev
+from muai_core.control.lifecycle import ReplicaState
+from muai_core.control.state import State
+
+#: Told a severity (info, good, bad) and a line.
+Tell = Callable[[str, str], None]
+
+
+class Narrator:
+    """Follows events and actions and tells what changed, without repeating itself."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._last: dict[str, str] = {}
+        self._blocked: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
+
+    def follow(
+        self, state: State, events: Iterable[ev.Event], actions: Iterable[act.Action]
+    ) -> None:
+        """Call it after each step, with what went in and what came out."""
+        for event in events:
+            self._event(state, event)
+        for action in actions:
+            self._action(action)
+        self._tell_blocked(state)
+
+    def _event(self, state: State, event: ev.Event) -> None:
+        match event:
+            case ev.ReplicaProgressed():
+                detail = f": {event.detail}" if event.detail else ""
+                self._once(event.replica_id, "info", f"{event.stage}{detail}")
+            case ev.ReplicaReady():
+                self._once(event.replica_id, "good", f"ready at {event.endpoint}")
+            case ev.ReplicaStartFailed() | ev.ReplicaExited():
+                self._lost(state, event)
+            case ev.DeviceSourceFailed():
+                if self._sources.get(event.source) != event.reason:
+                    self._sources[event.source] = event.reason
+                    self._tell("bad", f"device source {event.source}: {event.reason}")
+            case ev.ShutdownRequested():
+                self._tell("info", "stopping: requests in flight may finish")
+
+    def _lost(self, state: State, event: ev.ReplicaStartFailed | ev.ReplicaExited) -> None:
+        replica = state.replicas.get(event.replica_id)
+        if replica is None or replica.epoch != event.epoch or replica.retiring:
+            self._once(event.replica_id, "info", "stopped")
+            return
+        again = "not started again"
+        if replica.retry_at_s is not None and replica.loss is not None:
+            again = f"starts again in {replica.retry_at_s - replica.loss.at_s:.1f} s"
+        cause = replica.loss.cause if replica.loss else event.cause
+        self._once(event.replica_id, "bad", f"{cause}; {again} ({replica.recovery_reason})")
+        for row in event.log_tail.splitlines()[-8:]:
+            self._tell("bad", f"    {row}")
+
+    def _action(self, action: act.Action) -> None:
+        match action:
+            case act.StartReplica():
+                devices = ", ".join(
+                    f"{device.node}/{device.kind}{device.index}" for device in action.devices
+                )
+                self._once(
+                    action.replica_id,
+                    "info",
+                    f"starting {action.deployment.engine} on {devices} (epoch {action.epoch})",
+                )
+            case act.StopReplica():
+                self._once(action.replica_id, "info", f"stopping: {action.reason}")
+
+    def _tell_blocked(self, state: State) -> None:
+        for replica in state.replicas.values():
+            if replica.state is not ReplicaState.PENDING or replica.blocked is None:
+                self._blocked.pop(replica.id, None)
+            elif self._blocked.get(replica.id) != replica.blocked.summary:
+                self._blocked[replica.id] = replica.blocked.summary
+                self._tell("bad", f"{replica.id}: pending: {replica.blocked.summary}")
+
+    def _once(self, replica_id: str, severity: str, line: str) -> None:
+        if self._last.get(replica_id) != line:
+            self._last[replica_id] = line
+            self._tell(severity, f"{replica_id}: {line}")
