@@ -31,11 +31,13 @@ class MetricsServer(ThreadingHTTPServer):
     """Serves `render` at `path`, and nothing else. Bound once constructed."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, host: str, port: int, path: str, render: Render) -> None:
         """Raises SinkError when it cannot listen there, with the reason and the way out."""
         self.path = path
-        self.render = render
+        self._render = render
+        self._broken = False
         self._room = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._thread: threading.Thread | None = None
         try:
@@ -65,6 +67,18 @@ class MetricsServer(ThreadingHTTPServer):
             self.shutdown()
             self._thread.join()
         self.server_close()
+
+    def metrics(self, accept: str) -> tuple[bytes, str] | None:
+        """Body and content type; None when rendering failed, logged once until it works."""
+        try:
+            rendered = self._render(accept)
+        except Exception:
+            if not self._broken:
+                logger.exception("cannot render the metrics")
+            self._broken = True
+            return None
+        self._broken = False
+        return rendered
 
     def server_bind(self) -> None:
         # HTTPServer's own looks up the host's full name here, which blocks when DNS does.
@@ -100,14 +114,13 @@ class ScrapeHandler(BaseHTTPRequestHandler):
             text = f"nothing here; the metrics are at {self.server.path}\n"
             self._answer(HTTPStatus.NOT_FOUND, text.encode(), "text/plain; charset=utf-8")
             return
-        try:
-            body, content_type = self.server.render(self.headers.get("Accept", ""))
-        except Exception:
-            logger.exception("cannot render the metrics")
+        rendered = self.server.metrics(self.headers.get("Accept", ""))
+        if rendered is None:
             text = "cannot render the metrics; the controller's log says why\n"
-            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, text.encode(), "text/plain")
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            self._answer(status, text.encode(), "text/plain; charset=utf-8")
             return
-        self._answer(HTTPStatus.OK, body, content_type)
+        self._answer(HTTPStatus.OK, *rendered)
 
     def do_HEAD(self) -> None:
         self.do_GET()

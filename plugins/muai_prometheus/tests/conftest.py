@@ -1,0 +1,97 @@
+"""A sink on a free port, and the families to publish."""
+
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from muai_prometheus import PrometheusSink
+
+from muai_core.model.device import Device, DeviceReading, Health
+from muai_core.model.metrics import MetricFamily, MetricPoint
+from muai_core.telemetry.catalogue import METRICS
+from muai_core.telemetry.collect import device_families
+
+GIB = 2**30
+
+
+@pytest.fixture
+def open_sink() -> Iterator[Callable[..., PrometheusSink]]:
+    sinks: list[PrometheusSink] = []
+
+    def open_one(**options: Any) -> PrometheusSink:
+        sink = PrometheusSink()
+        sink.open({"port": 0} | options)
+        sinks.append(sink)
+        return sink
+
+    yield open_one
+    for sink in sinks:
+        sink.close()
+
+
+@pytest.fixture
+def sink(open_sink: Callable[..., PrometheusSink]) -> PrometheusSink:
+    return open_sink()
+
+
+@pytest.fixture
+def scrape(sink: PrometheusSink) -> Callable[..., str]:
+    """The text of `/metrics`, without the series of the process unless asked for."""
+
+    def get(headers: Mapping[str, str] | None = None, *, process: bool = False) -> str:
+        assert sink.url is not None
+        request = urllib.request.Request(sink.url, headers=dict(headers or {}))
+        with urllib.request.urlopen(request, timeout=20) as response:
+            text: str = response.read().decode()
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if process or "process_" not in line)
+
+    return get
+
+
+@pytest.fixture
+def whole_catalogue() -> tuple[MetricFamily, ...]:
+    """Every metric of MuAI with one series."""
+    return tuple(
+        metric.family(
+            (
+                MetricPoint(
+                    tuple(f"some-{label}" for label in metric.labels),
+                    1.5,
+                    buckets=tuple((bound, 2) for bound in metric.buckets),
+                    count=3,
+                    total=4.5,
+                ),
+            )
+        )
+        for metric in METRICS
+    )
+
+
+@pytest.fixture
+def eight_gpus() -> tuple[MetricFamily, ...]:
+    """The device gauges of eight simulated H100s, the last one failed."""
+    devices = [
+        Device(
+            uuid=f"GPU-{index}",
+            node="sim",
+            index=index,
+            kind="gpu",
+            platform="simulated",
+            name="H100-80GB",
+            memory_total_bytes=80 * GIB,
+        )
+        for index in range(8)
+    ]
+    readings = {
+        device.uuid: DeviceReading(
+            uuid=device.uuid,
+            health=Health.FAILED if device.index == 7 else Health.HEALTHY,
+            memory_used_bytes=(device.index + 1) * GIB + 1,
+            utilization_percent=device.index * 12.5,
+            temperature_celsius=40.25 + device.index,
+        )
+        for device in devices
+    }
+    return device_families(devices, readings, {})

@@ -1,0 +1,264 @@
+"""The endpoint: exact text, clear errors, no series that has ended."""
+
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from muai_prometheus import PrometheusSink, server
+from muai_prometheus.exposition import Exposition
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from pydantic import ValidationError
+
+from muai_core.model.metrics import MetricFamily, MetricPoint
+from muai_core.plugin.loading import load_plugins
+from muai_core.plugin.metric_sink import SinkError
+
+GOLDEN = Path(__file__).parent / "golden" / "exposition.txt"
+Scrape = Callable[..., str]
+
+
+def gauge(name: str, *points: MetricPoint, labels: Sequence[str] = ()) -> MetricFamily:
+    return MetricFamily(
+        name=name, kind="gauge", help="Help.", label_names=tuple(labels), points=points
+    )
+
+
+def some_of_each_kind() -> tuple[MetricFamily, ...]:
+    return (
+        gauge(
+            "gpu_memory_used_bytes",
+            MetricPoint(("0",), 8589934592.0),
+            MetricPoint(("1",), 0.0),
+            labels=["gpu_id"],
+        ),
+        MetricFamily(
+            name="muai_requests",
+            kind="counter",
+            help='With "quotes", a \\ and\na new line.',
+            label_names=("model", "code"),
+            points=(
+                MetricPoint(('a "b"\\\nc', "200"), 12.0),
+                MetricPoint(("", "404"), 1.0),
+            ),
+        ),
+        MetricFamily(
+            name="muai_request_duration_seconds",
+            kind="histogram",
+            help="Duration.",
+            label_names=("model",),
+            points=(MetricPoint(("chat",), buckets=((0.01, 0), (2.5, 3)), count=4, total=61.25),),
+        ),
+        MetricFamily(name="muai_nothing_yet", kind="counter", help="No series yet."),
+    )
+
+
+def test_the_exposition_is_this_text(sink: PrometheusSink, scrape: Scrape) -> None:
+    sink.publish(some_of_each_kind())
+    assert scrape() == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_before_the_first_batch_there_is_only_the_process(scrape: Scrape) -> None:
+    assert scrape() == ""
+    assert "process_cpu_seconds_total" in scrape(process=True)
+
+
+def test_a_series_that_is_no_longer_published_ends(sink: PrometheusSink, scrape: Scrape) -> None:
+    one, two = MetricPoint(("0",), 1.0), MetricPoint(("1",), 2.0)
+    sink.publish([gauge("a", one, two, labels=["gpu_id"]), gauge("b", MetricPoint(()))])
+    assert 'a{gpu_id="1"} 2.0\n' in scrape()
+    sink.publish([gauge("a", one, labels=["gpu_id"])])
+    text = scrape()
+    assert 'a{gpu_id="0"} 1.0\n' in text
+    assert 'gpu_id="1"' not in text
+    assert "b" not in {line.split()[0] for line in text.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text;version=1.0.0,*/*;q=0.1", "application/openmetrics-text"),
+    ],
+)
+def test_the_format_is_the_one_asked_for(
+    sink: PrometheusSink, accept: str, content_type: str
+) -> None:
+    sink.publish(some_of_each_kind())
+    request = urllib.request.Request(str(sink.url), headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=20) as response:
+        text = response.read().decode()
+        assert response.headers["Content-Type"].startswith(content_type)
+        assert int(response.headers["Content-Length"]) == len(text.encode())
+    parse = parse_openmetrics if "openmetrics" in accept else parse_text
+    values = {
+        (sample.name, sample.labels.get("code")): sample.value
+        for family in parse(text)
+        for sample in family.samples
+    }
+    assert values["muai_requests_total", "200"] == 12.0
+    assert values["muai_request_duration_seconds_count", None] == 4.0
+    assert not any(name.endswith("_created") for name, _ in values)
+
+
+any_float = st.floats(allow_nan=True, allow_infinity=True)
+# Without carriage returns, which this parser (not Prometheus) takes for the end of a line.
+label_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=8)
+
+
+@given(st.dictionaries(label_text, any_float, max_size=5))
+def test_values_and_labels_arrive_unchanged(values: dict[str, float]) -> None:
+    exposition = Exposition()
+    points = [MetricPoint((label,), value) for label, value in values.items()]
+    exposition.publish([gauge("gpu_temperature_celsius", *points, labels=["gpu_id"])])
+    text = exposition.render("")[0].decode()
+    found = {
+        sample.labels["gpu_id"]: sample.value
+        for family in parse_text(text)
+        for sample in family.samples
+        if family.name == "gpu_temperature_celsius"
+    }
+    assert found.keys() == values.keys()
+    for label, value in values.items():
+        assert found[label] == value or (math.isnan(found[label]) and math.isnan(value))
+
+
+def test_other_paths_and_methods(open_sink: Callable[..., PrometheusSink]) -> None:
+    sink = open_sink(path="/muai/metrics")
+    url = str(sink.url)
+    assert url.endswith("/muai/metrics")
+    with urllib.request.urlopen(url + "?x=1", timeout=20) as response:
+        assert response.status == 200
+    head = urllib.request.Request(url, method="HEAD")
+    with urllib.request.urlopen(head, timeout=20) as response:
+        assert response.read() == b""
+        assert int(response.headers["Content-Length"]) > 0
+    with pytest.raises(urllib.error.HTTPError, match="404") as missing:
+        urllib.request.urlopen(url.removesuffix("/muai/metrics") + "/metrics", timeout=20)
+    assert missing.value.read() == b"nothing here; the metrics are at /muai/metrics\n"
+    with pytest.raises(urllib.error.HTTPError, match="501"):
+        urllib.request.urlopen(urllib.request.Request(url, data=b"x", method="POST"), timeout=20)
+
+
+def test_a_taken_port_names_its_holder_and_the_way_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(SinkError) as caught:
+            PrometheusSink().open({"port": port})
+    text = str(caught.value)
+    assert text.startswith(f"port {port} on 127.0.0.1 is in use by ")
+    assert f"(pid {os.getpid()})" in text
+    assert "; set sinks.prometheus.port to a free port, or stop " in text
+
+
+def test_a_port_taken_on_all_addresses_is_taken_here_too() -> None:
+    with (
+        socket.create_server(("0.0.0.0", 0)) as holder,
+        pytest.raises(SinkError, match="is in use by"),
+    ):
+        PrometheusSink().open({"port": holder.getsockname()[1]})
+
+
+def test_an_address_of_another_machine() -> None:
+    with pytest.raises(SinkError, match=r"^192\.0\.2\.1 is no address of this machine"):
+        PrometheusSink().open({"host": "192.0.2.1", "port": 0})
+
+
+def test_the_port_is_free_again_after_closing(open_sink: Callable[..., PrometheusSink]) -> None:
+    first = open_sink()
+    port = int(str(first.url).split(":")[2].split("/")[0])
+    with urllib.request.urlopen(str(first.url), timeout=20) as response:
+        response.read()
+    first.close()
+    assert first.url is None
+    first.publish([])
+    again = open_sink(port=port)
+    assert str(again.url) == f"http://127.0.0.1:{port}/metrics"
+
+
+def test_ipv6_loopback(open_sink: Callable[..., PrometheusSink]) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6 loopback: {error}")
+    sink = open_sink(host="::1")
+    assert str(sink.url).startswith("http://[::1]:")
+    with urllib.request.urlopen(str(sink.url), timeout=20) as response:
+        assert response.status == 200
+
+
+def test_idle_connections_do_not_pile_up(
+    sink: PrometheusSink, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = ("127.0.0.1", int(str(sink.url).split(":")[2].split("/")[0]))
+    before = threading.active_count()
+    idle = [socket.create_connection(address) for _ in range(3 * server.MAX_CONNECTIONS)]
+    try:
+        refused = idle[-1]
+        refused.settimeout(20)
+        assert refused.recv(1) == b""
+        assert threading.active_count() - before <= server.MAX_CONNECTIONS
+    finally:
+        for connection in idle:
+            connection.close()
+    sink.publish([gauge("a", MetricPoint(()))])
+    for _ in range(1000):
+        try:
+            assert "a 0.0" in scrape()
+            return
+        except (OSError, urllib.error.URLError):
+            continue
+    pytest.fail("no scrape was answered after the idle connections had gone")
+
+
+def test_a_batch_that_cannot_be_rendered_is_a_500_and_not_the_end(
+    sink: PrometheusSink, scrape: Scrape, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink.publish([gauge("a", MetricPoint(("\ud800",), 1.0), labels=["gpu_id"])])
+    for _ in range(3):
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            scrape()
+    assert caplog.text.count("cannot render the metrics") == 1
+    sink.publish([gauge("a", MetricPoint(()))])
+    assert "a 0.0" in scrape()
+
+
+@pytest.mark.parametrize(
+    "options", [{"port": 65536}, {"port": -1}, {"path": "metrics"}, {"host": ""}, {"prot": 1}]
+)
+def test_options_are_checked(options: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        PrometheusSink().options_model().model_validate(options)
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    defaults = PrometheusSink().options_model()().model_dump()
+    assert defaults == {"host": "127.0.0.1", "port": 9090, "path": "/metrics"}
+
+
+def test_the_plugin_registers_the_sink() -> None:
+    plugins = load_plugins({})
+    (record,) = [record for record in plugins.records if record.name == "prometheus"]
+    assert (record.status, record.registers) == ("ok", (("metric sink", "prometheus"),))
+    assert isinstance(plugins.metric_sinks["prometheus"], PrometheusSink)
+
+
+def test_importing_the_plugin_is_light() -> None:
+    heavy = "{'prometheus_client', 'pydantic', 'http.server', 'psutil', 'asyncio'}"
+    program = f"import sys, muai_prometheus.hooks; print(sorted({heavy} & set(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stdout.strip() == "[]"
