@@ -1,8 +1,8 @@
 """The plugin's part of the config schema. Import it only when options are validated."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from muai_simulated.profiles import PROFILES, ProfileName
 
@@ -19,6 +19,28 @@ class _Section(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+
+def _profile(info: ValidationInfo) -> ProfileName:
+    """The profile in the same mapping, which stands before everything that depends on it."""
+    name: ProfileName = info.data.get("profile") or "H100-80GB"
+    return name
+
+
+def _linked(size: int | None, info: ValidationInfo) -> int | None:
+    name = _profile(info)
+    if size is not None and not PROFILES[name].nvlink:
+        linked = ", ".join(other for other, profile in PROFILES.items() if profile.nvlink)
+        raise ValueError(f"the {name} has no NVLink; leave it out, or take one of {linked}")
+    return size
+
+
+def _fitting(memory_gib: float, info: ValidationInfo) -> float:
+    name = _profile(info)
+    total_gib = PROFILES[name].memory_total_bytes / 2**30
+    if memory_gib > total_gib:
+        raise ValueError(f"{memory_gib:g} is not possible: the {name} has {total_gib:.1f} GiB")
+    return memory_gib
 
 
 class DeviceGroup(_Section):
@@ -38,23 +60,22 @@ class DeviceGroup(_Section):
     foreign_memory_gib: Annotated[float, Field(ge=0, le=1024)] = 0.0
     """Memory on each GPU that somebody else holds, in GiB."""
 
-    @model_validator(mode="after")
-    def _check_profile(self) -> Self:
-        profile = PROFILES[self.profile]
-        if self.island_size is not None and not profile.nvlink:
-            linked = ", ".join(name for name, known in PROFILES.items() if known.nvlink)
-            raise ValueError(
-                f"island_size: the {self.profile} has no NVLink; leave island_size out, "
-                f"or take one of {linked}"
-            )
-        total_gib = profile.memory_total_bytes / 2**30
-        if self.foreign_memory_gib > total_gib:
-            raise ValueError(f"foreign_memory_gib: the {self.profile} has {total_gib:.1f} GiB")
-        return self
+    @field_validator("island_size")
+    @classmethod
+    def _check_island_size(cls, size: int | None, info: ValidationInfo) -> int | None:
+        return _linked(size, info)
+
+    @field_validator("foreign_memory_gib")
+    @classmethod
+    def _check_foreign_memory(cls, memory_gib: float, info: ValidationInfo) -> float:
+        return _fitting(memory_gib, info)
 
 
 class DeviceOptions(_Section):
-    """`devices.simulated`: one kind of GPU, or `groups` for a mixed fleet."""
+    """`devices.simulated`: one kind of GPU, or `groups` for a mixed fleet.
+
+    Unset keys are None rather than defaults, so that `groups` can tell what stands beside it.
+    """
 
     gpus: Annotated[int, Field(ge=1, le=1024)] | None = None
     """GPUs in each node; 8 when unset."""
@@ -75,25 +96,33 @@ class DeviceOptions(_Section):
     """A YAML or JSON file with device faults, read again at every observation, so that devices can
     fail and heal while MuAI runs. Relative to the working directory; it may be missing."""
 
-    @model_validator(mode="after")
-    def _check_groups(self) -> Self:
-        given = self._group_keys()
-        if self.groups is not None and given:
-            raise ValueError(
-                f"groups and {', '.join(given)} exclude each other; move them into the groups"
-            )
-        self.device_groups()
-        return self
+    @field_validator("island_size")
+    @classmethod
+    def _check_island_size(cls, size: int | None, info: ValidationInfo) -> int | None:
+        return _linked(size, info)
+
+    @field_validator("foreign_memory_gib")
+    @classmethod
+    def _check_foreign_memory(cls, memory_gib: float | None, info: ValidationInfo) -> float | None:
+        return None if memory_gib is None else _fitting(memory_gib, info)
+
+    @field_validator("groups")
+    @classmethod
+    def _check_groups(
+        cls, groups: list[DeviceGroup] | None, info: ValidationInfo
+    ) -> list[DeviceGroup] | None:
+        beside = [key for key in DeviceGroup.model_fields if info.data.get(key) is not None]
+        if groups is not None and beside:
+            raise ValueError(f"{', '.join(beside)} cannot stand beside groups; put it into them")
+        return groups
 
     def device_groups(self) -> list[DeviceGroup]:
         """The groups, whichever way they were written."""
         if self.groups is not None:
             return self.groups
-        return [DeviceGroup.model_validate(self._group_keys())]
-
-    def _group_keys(self) -> dict[str, int | float | str]:
         keys = DeviceGroup.model_fields
-        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+        given = {key: value for key in keys if (value := getattr(self, key)) is not None}
+        return [DeviceGroup.model_validate(given)]
 
 
 class DeviceState(_Section):

@@ -115,7 +115,7 @@ class SimulatedGenerator:
                 shown += stop.finish()
             if to_send or finish:
                 yield Delta(
-                    text=shown,
+                    text=shown if to_send else "",
                     token_ids=(token,),
                     logprobs=_logprobs(request, token, word),
                     finish_reason=finish,
