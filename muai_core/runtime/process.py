@@ -7,13 +7,12 @@ its pid, and with it the session's id, cannot be reused, so no signal can hit a 
 
 import asyncio
 import contextlib
-import functools
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -196,10 +195,15 @@ class ReplicaProcess:
         with contextlib.suppress(OSError):
             self._popen.poll()
 
-    @property
-    def session(self) -> int | None:
-        """The session's id while it can only mean this replica's session."""
-        return self.pid if self._pid_is_reserved else None
+    def members_in(self, table: Iterable[Process]) -> list[Process]:
+        """The replica's processes in a process table, zombies included. May block on /proc."""
+        return find_members(
+            table,
+            marker=self.marker,
+            since_ticks=self.start_ticks,
+            session=self.pid if self._pid_is_reserved else None,
+            known=frozenset(self.known),
+        )
 
     async def _clear(self, kill_wait_s: float) -> Release:
         deadline = self._loop.time() + kill_wait_s
@@ -220,14 +224,7 @@ class ReplicaProcess:
 
     async def _scan(self) -> list[Process] | None:
         """The replica's live processes; None when the kernel did not answer in time."""
-        find = functools.partial(
-            find_members,
-            marker=self.marker,
-            since_ticks=self.start_ticks,
-            session=self.session,
-            known=frozenset(self.known),
-        )
-        found = await _in_daemon_thread(lambda: find(read_processes()), _SCAN_WAIT_S)
+        found = await _in_daemon_thread(lambda: self.members_in(read_processes()), _SCAN_WAIT_S)
         if found is None:
             return None
         self.known.update(process.identity for process in found)
