@@ -2,51 +2,99 @@
 
 import asyncio
 import logging
-import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from muai_core.cli.options import overrides_option, state_dir_option
+
+if TYPE_CHECKING:
+    from muai_core.runtime.controller import Controller
+
+_COLORS = {"good": "green", "bad": "red"}
 
 
 @click.command(name="run", short_help="Serve the models of a config file.")
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override an option.")
-@click.option("--state-dir", type=click.Path(path_type=Path), default=None)
-def command(config: Path, overrides: tuple[str, ...], state_dir: Path | None) -> None:
-    """Plan, start, serve and watch the models of CONFIG."""
+@overrides_option
+@state_dir_option
+@click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+def command(config: Path, overrides: tuple[str, ...], state_dir: Path, quiet: bool) -> None:
+    """Plan, start, serve and watch the models of CONFIG.
+
+    Ctrl-C or SIGTERM lets requests in flight finish, stops every engine and exits with status 0.
+    A second one kills the engines at once. Status 2: the config is wrong, nothing was started.
+    """
     import uvloop
 
     from muai_core import builtin
     from muai_core.config import load_config
+    from muai_core.gateway.settings import GatewaySettingsError
+    from muai_core.plugin.metric_sink import SinkError
     from muai_core.runtime.controller import Controller
-    from muai_core.runtime.instance import Instance
+    from muai_core.runtime.instance import Instance, InstanceInUse
     from muai_core.runtime.narrator import Narrator
-    from muai_core.runtime.orphans import SpawnRecords, reclaim_orphans
 
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     loaded = load_config(config, overrides, load_plugins=builtin.load)
-    home = state_dir or Path(os.environ.get("MUAI_STATE_DIR", "~/.local/state/muai")).expanduser()
-    with Instance(home) as instance:
-        controller = Controller(
-            loaded,
-            instance,
-            sys.executable,
-            Narrator(lambda level, line: click.echo(line, err=True)),
-        )
-
-        async def main() -> None:
-            loop = asyncio.get_running_loop()
-
-            def on_started(running: Controller) -> None:
-                loop.add_signal_handler(signal.SIGINT, running.stop)
-                loop.add_signal_handler(signal.SIGTERM, running.stop)
-
-            await controller.run(on_started)
-
-        uvloop.run(main())
+    for warning in loaded.warnings:
+        click.echo(warning.text(), err=True)
+    tell = _silent if quiet else _tell
+    try:
+        with Instance(state_dir) as instance:
+            controller = Controller(loaded, instance, sys.executable, Narrator(tell))
+            status = uvloop.run(_serve(controller, tell))
+    except InstanceInUse as error:
+        raise click.ClickException(f"{error} (`muai stop`, or --state-dir)") from None
+    except (SinkError, GatewaySettingsError) as error:
+        raise click.ClickException(f"{error}; nothing was started") from None
+    sys.exit(status)
 
 
-if __name__ == "__main__":
-    command()
+async def _serve(controller: "Controller", tell: Callable[[str, str], None]) -> int:
+    """Run until a signal says otherwise; the exit status."""
+    loop = asyncio.get_running_loop()
+    running = asyncio.ensure_future(controller.run(lambda: _announce(controller, tell)))
+    received: list[signal.Signals] = []
+
+    def on_signal(number: signal.Signals) -> None:
+        received.append(number)
+        if not controller.started:
+            running.cancel()
+        elif len(received) == 1:
+            controller.stop()
+        else:
+            tell("bad", "killing every engine")
+            controller.kill()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        await running
+    except asyncio.CancelledError:
+        return 128 + received[-1] if received else 1
+    return 128 + received[-1] if len(received) > 1 else 0
+
+
+def _announce(controller: "Controller", tell: Callable[[str, str], None]) -> None:
+    tell("good", f"OpenAI endpoint: {controller.address}/v1")
+    for name, location in controller.sink_locations().items():
+        tell("info", f"{name}: {location}")
+
+
+def _tell(severity: str, line: str) -> None:
+    from datetime import datetime
+
+    stamp = datetime.now().astimezone().strftime("%H:%M:%S")
+    # click drops the colors when standard error is no terminal.
+    click.echo(click.style(f"{stamp}  ", dim=True), err=True, nl=False)
+    click.echo(click.style(line, fg=_COLORS.get(severity)), err=True)
+
+
+def _silent(severity: str, line: str) -> None:
+    if severity == "bad":
+        _tell(severity, line)

@@ -30,6 +30,13 @@ class MetricSink(Configurable, ABC):
         with that text.
         """
 
+    def location(self) -> str | None:
+        """Called after `open`: where people find the metrics, e.g. a URL. None: nowhere to look.
+
+        Must not block or raise.
+        """
+        return None
+
     @abstractmethod
     def publish(self, families: Sequence[MetricFamily]) -> None:
         """Called every second or so with every metric; cumulative, so a missed call loses nothing.

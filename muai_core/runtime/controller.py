@@ -23,12 +23,14 @@ from muai_core.control.plane import ControlPlane
 from muai_core.gateway.server import Gateway
 from muai_core.gateway.settings import GatewaySettings
 from muai_core.model.routing import RoutingTable
+from muai_core.plugin.metric_sink import MetricSink
 from muai_core.runtime.bring_up import StageDeadlines
 from muai_core.runtime.executor import EngineRunner, Executor
 from muai_core.runtime.inbox import Inbox
 from muai_core.runtime.instance import Instance
 from muai_core.runtime.monitor import DeviceMonitor
 from muai_core.runtime.narrator import Narrator
+from muai_core.runtime.orphans import reclaim_orphans
 from muai_core.runtime.ports import PortAllocator
 from muai_core.runtime.progress import ProgressPoller
 from muai_core.runtime.resolution import Resolved, resolve
@@ -65,6 +67,8 @@ class Controller:
         self._registry = Registry()
         self._meter = ControllerMeter(self._registry)
         self._gateway_meter = GatewayMeter(self._registry)
+        #: True once the gateway listens and `stop` has something to stop.
+        self.started = False
         self._stopping = False
         self._killed = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,13 +77,25 @@ class Controller:
         """Seconds since this controller was made; never runs backwards."""
         return time.monotonic() - self._started_s
 
-    async def run(self, on_started: Callable[["Controller"], None]) -> None:
+    @property
+    def address(self) -> str:
+        """The gateway's base URL, once it listens."""
+        host = self.gateway.settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.gateway.port}"
+
+    def sink_locations(self) -> dict[str, str]:
+        """Where to look at the metrics, by sink, for the sinks that have such a place."""
+        places = {sink.name: sink.location() for sink, _ in self._sinks()}
+        return {name: place for name, place in places.items() if place is not None}
+
+    async def run(self, on_started: Callable[[], None]) -> None:
         """Serve until `stop`, then leave nothing behind.
 
         `on_started` is called once the gateway listens. Raises ConfigError, SinkError or
         GatewaySettingsError when the start is impossible; nothing is left running then.
         """
         async with contextlib.AsyncExitStack() as stack:
+            await self._reclaim_orphans()
             monitor = self._make_monitor()
             stack.push_async_callback(monitor.close)
             monitor.start()
@@ -106,7 +122,8 @@ class Controller:
             stack.push_async_callback(self._end_tasks)
             self._go(self._observe_replicas())
             self._go(self._publish_metrics())
-            on_started(self)
+            self.started = True
+            on_started()
             await self._loop()
 
     def stop(self) -> None:
@@ -147,6 +164,14 @@ class Controller:
 
     # --- parts ----------------------------------------------------------------------------------
 
+    async def _reclaim_orphans(self) -> None:
+        """End what an earlier controller left behind, before its memory counts as foreign."""
+        orphans = await asyncio.to_thread(
+            reclaim_orphans, self._instance.state_dir, self._instance.id
+        )
+        for orphan in orphans:
+            self._narrator.tell("bad" if orphan.survivors else "info", orphan.words)
+
     def _make_monitor(self) -> DeviceMonitor:
         sources = self._loaded.plugins.device_sources
         options = self._loaded.device_source_options()
@@ -176,7 +201,7 @@ class Controller:
             plugins.recovery_policies[settings.policy],
         )
 
-    def _sinks(self) -> list[tuple[Any, dict[str, Any]]]:
+    def _sinks(self) -> list[tuple[MetricSink, dict[str, Any]]]:
         sinks = self._loaded.plugins.metric_sinks
         return [(sinks[name], options) for name, options in self._loaded.sink_options().items()]
 

@@ -128,7 +128,7 @@ class Executor:
         async def run() -> None:
             try:
                 await work
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever a driver raised
                 # The plane's deadline for the action brings it back.
                 _log.exception("an action failed")
 

@@ -15,7 +15,7 @@ class Narrator:
     """Follows events and actions and tells what changed, without repeating itself."""
 
     def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+        self.tell = tell
         self._last: dict[str, str] = {}
         self._blocked: dict[str, str] = {}
         self._sources: dict[str, str] = {}
@@ -42,9 +42,9 @@ class Narrator:
             case ev.DeviceSourceFailed():
                 if self._sources.get(event.source) != event.reason:
                     self._sources[event.source] = event.reason
-                    self._tell("bad", f"device source {event.source}: {event.reason}")
+                    self.tell("bad", f"device source {event.source}: {event.reason}")
             case ev.ShutdownRequested():
-                self._tell("info", "stopping: requests in flight may finish")
+                self.tell("info", "stopping: requests in flight may finish")
 
     def _lost(self, state: State, event: ev.ReplicaStartFailed | ev.ReplicaExited) -> None:
         replica = state.replicas.get(event.replica_id)
@@ -57,7 +57,7 @@ class Narrator:
         cause = replica.loss.cause if replica.loss else event.cause
         self._once(event.replica_id, "bad", f"{cause}; {again} ({replica.recovery_reason})")
         for row in event.log_tail.splitlines()[-8:]:
-            self._tell("bad", f"    {row}")
+            self.tell("bad", f"    {row}")
 
     def _action(self, action: act.Action) -> None:
         match action:
@@ -79,9 +79,9 @@ class Narrator:
                 self._blocked.pop(replica.id, None)
             elif self._blocked.get(replica.id) != replica.blocked.summary:
                 self._blocked[replica.id] = replica.blocked.summary
-                self._tell("bad", f"{replica.id}: pending: {replica.blocked.summary}")
+                self.tell("bad", f"{replica.id}: pending: {replica.blocked.summary}")
 
     def _once(self, replica_id: str, severity: str, line: str) -> None:
         if self._last.get(replica_id) != line:
             self._last[replica_id] = line
-            self._tell(severity, f"{replica_id}: {line}")
+            self.tell(severity, f"{replica_id}: {line}")

@@ -39,9 +39,8 @@ class PrometheusSink(MetricSink):
         server.start()
         self._exposition, self._server = exposition, server
 
-    @property
-    def url(self) -> str | None:
-        """Where the metrics are served; None when closed."""
+    def location(self) -> str | None:
+        """The URL at which the metrics are served; None when closed."""
         if self._server is None:
             return None
         host = str(self._server.server_address[0])

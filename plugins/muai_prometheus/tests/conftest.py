@@ -40,8 +40,8 @@ def scrape(sink: PrometheusSink) -> Callable[..., str]:
     """The text of `/metrics`, without the series of the process unless asked for."""
 
     def get(headers: Mapping[str, str] | None = None, *, process: bool = False) -> str:
-        assert sink.url is not None
-        request = urllib.request.Request(sink.url, headers=dict(headers or {}))
+        assert sink.location() is not None
+        request = urllib.request.Request(sink.location(), headers=dict(headers or {}))
         with urllib.request.urlopen(request, timeout=20) as response:
             text: str = response.read().decode()
         lines = text.splitlines(keepends=True)

@@ -86,7 +86,7 @@ def query(scraped: PrometheusSink, tmp_path_factory: pytest.TempPathFactory) -> 
     """Asks a Prometheus server that scrapes the sink once a second."""
     tmp_path = tmp_path_factory.mktemp("prometheus")
     config = tmp_path / "prometheus.yml"
-    target = urllib.parse.urlsplit(str(scraped.url)).netloc
+    target = urllib.parse.urlsplit(str(scraped.location())).netloc
     config.write_text(
         json.dumps(
             {

@@ -97,7 +97,7 @@ def test_the_format_is_the_one_asked_for(
     sink: PrometheusSink, accept: str, content_type: str
 ) -> None:
     sink.publish(some_of_each_kind())
-    request = urllib.request.Request(str(sink.url), headers={"Accept": accept})
+    request = urllib.request.Request(str(sink.location()), headers={"Accept": accept})
     with urllib.request.urlopen(request, timeout=20) as response:
         text = response.read().decode()
         assert response.headers["Content-Type"].startswith(content_type)
@@ -137,7 +137,7 @@ def test_values_and_labels_arrive_unchanged(values: dict[str, float]) -> None:
 
 def test_other_paths_and_methods(open_sink: Callable[..., PrometheusSink]) -> None:
     sink = open_sink(path="/muai/metrics")
-    url = str(sink.url)
+    url = str(sink.location())
     assert url.endswith("/muai/metrics")
     with urllib.request.urlopen(url + "?x=1", timeout=20) as response:
         assert response.status == 200
@@ -178,14 +178,14 @@ def test_an_address_of_another_machine() -> None:
 
 def test_the_port_is_free_again_after_closing(open_sink: Callable[..., PrometheusSink]) -> None:
     first = open_sink()
-    port = int(str(first.url).split(":")[2].split("/")[0])
-    with urllib.request.urlopen(str(first.url), timeout=20) as response:
+    port = int(str(first.location()).split(":")[2].split("/")[0])
+    with urllib.request.urlopen(str(first.location()), timeout=20) as response:
         response.read()
     first.close()
-    assert first.url is None
+    assert first.location() is None
     first.publish([])
     again = open_sink(port=port)
-    assert str(again.url) == f"http://127.0.0.1:{port}/metrics"
+    assert str(again.location()) == f"http://127.0.0.1:{port}/metrics"
 
 
 def test_ipv6_loopback(open_sink: Callable[..., PrometheusSink]) -> None:
@@ -194,15 +194,15 @@ def test_ipv6_loopback(open_sink: Callable[..., PrometheusSink]) -> None:
     except OSError as error:
         pytest.skip(f"this machine has no IPv6 loopback: {error}")
     sink = open_sink(host="::1")
-    assert str(sink.url).startswith("http://[::1]:")
-    with urllib.request.urlopen(str(sink.url), timeout=20) as response:
+    assert str(sink.location()).startswith("http://[::1]:")
+    with urllib.request.urlopen(str(sink.location()), timeout=20) as response:
         assert response.status == 200
 
 
 def test_idle_connections_do_not_pile_up(
     sink: PrometheusSink, scrape: Scrape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = ("127.0.0.1", int(str(sink.url).split(":")[2].split("/")[0]))
+    address = ("127.0.0.1", int(str(sink.location()).split(":")[2].split("/")[0]))
     before = threading.active_count()
     idle = [socket.create_connection(address) for _ in range(3 * server.MAX_CONNECTIONS)]
     try:
