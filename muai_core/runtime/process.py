@@ -144,7 +144,7 @@ class ReplicaProcess:
                 )
             except (OSError, ValueError) as error:
                 os.close(status_fd)
-                raise SpawnError(f"cannot start {argv[0]}: {error}") from error
+                raise SpawnError(f"cannot start {argv[0]}: {_words_of(error)}") from error
         os.set_blocking(status_fd, False)
         return cls(popen, program=argv[0], marker=marker, log_path=log_path, status_fd=status_fd)
 
@@ -308,6 +308,14 @@ def _missing_interpreter(program: str) -> str:
         return ""
     words = first_line.decode("utf-8", errors="replace").strip()
     return f" (the script's first line is {words})" if words.startswith("#!") else ""
+
+
+def _words_of(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    # The interpreter of the shim says nothing to people; the working directory does.
+    of_file = error.filename not in (None, sys.executable)
+    return f"{error.strerror}: {error.filename}" if of_file else str(error.strerror)
 
 
 def _signal_name(number: int) -> str:
