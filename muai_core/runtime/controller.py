@@ -157,7 +157,7 @@ class Controller:
         now_s = self.clock()
         began_s = time.perf_counter()
         actions = self.plane.step(now_s, events)
-        self._meter.stepped(time.perf_counter() - began_s, events, actions)
+        self._meter.stepped(now_s, time.perf_counter() - began_s, events, actions)
         for action in actions:
             self.executor.execute(action)
         self._narrator.follow(self.plane.state, events, actions)

@@ -78,8 +78,10 @@ EVENTS = _counter(
     "outcome",
 )
 ACTIONS = _counter("muai_controller_actions", "Actions that the control plane ordered.", "action")
-PLUGIN_FAILURES = _counter(
-    "muai_plugin_failures", "Calls into a driver that raised or missed their deadline.", "plugin"
+SOURCE_FAILURES = _counter(
+    "muai_device_source_failures",
+    "Observations of a device source that raised or missed their deadline.",
+    "source",
 )
 POLICY_FAILURES = _counter(
     "muai_policy_failures",
@@ -202,7 +204,7 @@ DEVICE_CLAIMED = _gauge(
 RECORDED: tuple[Metric, ...] = (
     STEP_DURATION,
     ACTIONS,
-    PLUGIN_FAILURES,
+    SOURCE_FAILURES,
     REPLICA_START_DURATION,
     REQUESTS,
     REQUEST_DURATION,

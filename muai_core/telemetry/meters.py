@@ -2,8 +2,15 @@
 
 from collections.abc import Iterable
 
-from muai_core.control.actions import Action
-from muai_core.control.events import DeviceSourceFailed, Event
+from muai_core.control.actions import Action, StartReplica
+from muai_core.control.events import (
+    DeviceSourceFailed,
+    Event,
+    ReplicaExited,
+    ReplicaReady,
+    ReplicaReleased,
+    ReplicaStartFailed,
+)
 from muai_core.gateway.observer import FaultKind, FinishedRequest
 from muai_core.model.routing import RoutingTable
 from muai_core.telemetry import catalogue
@@ -11,31 +18,40 @@ from muai_core.telemetry.registry import NO_MODEL, Registry
 
 
 class ControllerMeter:
-    """Counts what the controller does. Every method is cheap and raises nothing."""
+    """Counts what goes in and out of the control plane. Cheap, and raises nothing."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._step_duration = registry.histogram(catalogue.STEP_DURATION)
+        #: Model and time of the order, by replica id and epoch, for starts under way.
+        self._starts: dict[tuple[str, int], tuple[str, float]] = {}
 
     def stepped(
-        self, duration_s: float, events: Iterable[Event], actions: Iterable[Action]
+        self, now_s: float, duration_s: float, events: Iterable[Event], actions: Iterable[Action]
     ) -> None:
-        """After each step: how long it took, what went in, what came out."""
+        """After each step: its time on the controller's clock, how long it took, what went in and
+        what came out."""
         self._step_duration.observe(duration_s)
+        for event in events:
+            self._count_event(now_s, event)
         for action in actions:
             self._registry.value(catalogue.ACTIONS, type(action).__name__).add()
-        for event in events:
-            if isinstance(event, DeviceSourceFailed):
-                self.plugin_failed(event.source)
+            if isinstance(action, StartReplica):
+                start = (action.deployment.name, now_s)
+                self._starts[action.replica_id, action.epoch] = start
 
-    def plugin_failed(self, name: str) -> None:
-        """When a driver raised or missed a deadline. Failed device sources are counted by
-        `stepped` already."""
-        self._registry.value(catalogue.PLUGIN_FAILURES, name).add()
-
-    def replica_started(self, model: str, duration_s: float) -> None:
-        """When a replica became ready, with the time since it was ordered to start."""
-        self._registry.histogram(catalogue.REPLICA_START_DURATION, model).observe(duration_s)
+    def _count_event(self, now_s: float, event: Event) -> None:
+        match event:
+            case DeviceSourceFailed(source=source):
+                self._registry.value(catalogue.SOURCE_FAILURES, source).add()
+            case ReplicaReady(replica_id=replica_id, epoch=epoch):
+                start = self._starts.pop((replica_id, epoch), None)
+                if start is not None:
+                    model, ordered_at_s = start
+                    duration = self._registry.histogram(catalogue.REPLICA_START_DURATION, model)
+                    duration.observe(now_s - ordered_at_s)
+            case ReplicaStartFailed() | ReplicaExited() | ReplicaReleased():
+                self._starts.pop((event.replica_id, event.epoch), None)
 
 
 class GatewayMeter:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct, structs
 
-from muai_core.control.actions import PublishRoutes
-from muai_core.control.events import DeviceSourceFailed
+from muai_core.control.actions import PublishRoutes, StartReplica
+from muai_core.control.events import DeviceSourceFailed, ReplicaReady, ReplicaStartFailed
 from muai_core.control.ledger import Ledger
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.control.state import ControlSettings, DeviceRecord, Replica, State
@@ -305,18 +305,48 @@ def test_a_fault_is_booked_to_its_model_even_after_the_replica_left_the_table() 
     }
 
 
+def start(replica_id: str, epoch: int) -> StartReplica:
+    return StartReplica(
+        replica_id=replica_id,
+        epoch=epoch,
+        deadline_at_s=100.0,
+        deployment=deployment("chat"),
+        placement=Placement(((gpu(0).uuid,),), (GIB,)),
+        devices=(gpu(0),),
+    )
+
+
+def ready(replica_id: str, epoch: int) -> ReplicaReady:
+    return ReplicaReady(replica_id=replica_id, epoch=epoch, endpoint="http://h:1")
+
+
 def test_steps_count_actions_and_failed_sources() -> None:
     registry = Registry()
     meter = ControllerMeter(registry)
-    meter.stepped(
-        0.0002,
-        [DeviceSourceFailed(source="nvml", reason="gone")],
-        [PublishRoutes(table=RoutingTable())],
-    )
-    meter.plugin_failed("vllm")
+    failed = DeviceSourceFailed(source="nvml", reason="gone")
+    meter.stepped(1.0, 0.0002, [failed], [PublishRoutes(table=RoutingTable())])
     found = series(registry.collect())
     assert found["muai_controller_actions"] == {("PublishRoutes",): 1.0}
-    assert found["muai_plugin_failures"] == {("nvml",): 1.0, ("vllm",): 1.0}
+    assert found["muai_device_source_failures"] == {("nvml",): 1.0}
+    steps = {family.name: family for family in registry.collect()}[
+        "muai_controller_step_duration_seconds"
+    ]
+    assert (steps.points[0].count, steps.points[0].total) == (1, 0.0002)
+
+
+def test_only_starts_that_succeed_are_timed() -> None:
+    registry, _ = metered()
+    meter = ControllerMeter(registry)
+    meter.stepped(10.0, 0.1, [], [start("chat-1", 1), start("chat-2", 1)])
+    failed = ReplicaStartFailed(replica_id="chat-2", epoch=1, cause="no")
+    meter.stepped(12.0, 0.1, [failed], [start("chat-2", 2)])
+    meter.stepped(14.5, 0.1, [ready("chat-1", 1), ready("chat-2", 1)], [])
+    meter.stepped(15.0, 0.1, [ready("chat-1", 1), ready("chat-2", 2)], [])
+    starts = {family.name: family for family in registry.collect()}[
+        "muai_replica_start_duration_seconds"
+    ]
+    (point,) = starts.points
+    assert (point.labels, point.count, point.total) == (("chat",), 2, 4.5 + 3.0)
 
 
 def test_every_metric_of_the_catalogue_is_fed_and_nothing_else() -> None:
@@ -324,9 +354,9 @@ def test_every_metric_of_the_catalogue_is_fed_and_nothing_else() -> None:
     meter.request_finished(finished("chat", retries=1))
     meter.replica_faulted("chat-1", 1, "reset")
     controller = ControllerMeter(registry)
-    controller.stepped(0.1, [], [PublishRoutes(table=RoutingTable())])
-    controller.plugin_failed("vllm")
-    controller.replica_started("chat", 4.0)
+    failed = DeviceSourceFailed(source="nvml", reason="gone")
+    controller.stepped(1.0, 0.1, [failed], [start("chat-1", 3)])
+    controller.stepped(2.0, 0.1, [ready("chat-1", 3)], [])
     families = (
         *controller_families("0.1.0", 1.0, 10),
         *sink_families({"prometheus": 0}),
