@@ -19,7 +19,7 @@ def json_schema(plugins: Plugins) -> Schema:
     """
     schema = Config.model_json_schema()
     schema = {"$schema": DIALECT, **schema, "title": "MuAI configuration", "required": ["models"]}
-    schema["properties"]["models"]["minProperties"] = 1
+    schema["properties"]["models"].update({"minProperties": 1, "additionalProperties": False})
     definitions: Schema = schema["$defs"]
     options = _Options(definitions)
     model = definitions["ModelConfig"]

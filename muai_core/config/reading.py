@@ -19,8 +19,8 @@ def read_text(path: Path, shown: str) -> str:
         # Non-blocking, so that a named pipe without a writer is refused instead of waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        raise _refusal(shown, _open_message(error, path)) from None
-    with os.fdopen(descriptor, "rb") as file:
+        raise _refusal(shown, _open_message(error)) from None
+    try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             raise _refusal(shown, "this is a directory; name the YAML file inside it")
@@ -28,7 +28,12 @@ def read_text(path: Path, shown: str) -> str:
             raise _refusal(shown, "this is not a regular file")
         if status.st_size > FILE_BYTES_MAX:
             raise _refusal(shown, _size_message(status.st_size))
-        data = file.read(FILE_BYTES_MAX + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise _refusal(shown, _open_message(error)) from None
+    finally:
+        os.close(descriptor)
     if len(data) > FILE_BYTES_MAX:
         raise _refusal(shown, _size_message(len(data)))
     try:
@@ -41,7 +46,7 @@ def read_text(path: Path, shown: str) -> str:
         raise _refusal(shown, message, line) from None
 
 
-def _open_message(error: OSError | ValueError, path: Path) -> str:
+def _open_message(error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):

@@ -1,6 +1,7 @@
 """The effective config for people and scripts: every value with its origin, no secret shown."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -72,12 +73,20 @@ def yaml_scalar(value: Any) -> str:
     if value is None or isinstance(value, (bool, int)):
         return json.dumps(value)
     if isinstance(value, float):
-        return f"{value:.1f}" if value == int(value) and abs(value) < 1e15 else repr(value)
+        return _float(value)
     text = str(value)
     plain = _PLAIN.fullmatch(text) and isinstance(core_schema(text), str)
     if plain and text.lower() not in ("y", "n", "yes", "no", "on", "off"):
         return text
-    return json.dumps(text)
+    return printable(json.dumps(text, ensure_ascii=False))
+
+
+def _float(value: float) -> str:
+    if not math.isfinite(value):
+        return ".nan" if math.isnan(value) else str(value).replace("inf", ".inf")
+    mantissa, exponent, power = repr(value).partition("e")
+    # YAML 1.1 reads 1e+20 as text.
+    return mantissa + ("" if "." in mantissa else ".0") + exponent + power
 
 
 def _origin_json(origin: Origin) -> dict[str, Any]:

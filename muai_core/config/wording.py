@@ -44,8 +44,8 @@ SYNONYMS = {
     "api_key_file": "api_keys_file",
 }
 _SECRET = re.compile(
-    r"(?i)(^|[_.\-])(api_?keys?|auth|authorization|credentials?|passw(or)?d|passphrase|secret|"
-    r"token|private_key|access_key|bearer)($|[_.\-])"
+    r"(?i)((api|access|private|hub)[_-]?keys?|auth|authorization|credentials?|password|passwd|"
+    r"passphrase|secrets?|token|bearer)$"
 )
 _URL_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _YES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
@@ -72,18 +72,18 @@ def choices(names: Iterable[str]) -> str:
 
 def is_secret(path: Sequence[str | int]) -> bool:
     """Whether the value at `path` must never be shown."""
-    keys = [str(part) for part in path if isinstance(part, str)]
+    keys = [part for part in path if isinstance(part, str)]
     if len(keys) > 3 and keys[0] == "engines" and keys[2] == "env":
         return True
-    # These two name where the keys are.
-    return any(_SECRET.search(key) and key not in ("api_keys_file", "api_keys_env") for key in keys)
+    # A model or a plugin may well be called auth.
+    return any(_SECRET.search(key) for key in keys[2:])
 
 
 def masked(value: Any, path: Sequence[str | int]) -> Any:
     """`value` as it may be shown: secrets and passwords inside URLs replaced by `***`."""
     if value is None or isinstance(value, bool):
         return value
-    if is_secret(path) and not isinstance(value, (int, float)):
+    if is_secret(path):
         return "***"
     return _URL_USER.sub("***", value) if isinstance(value, str) else value
 
@@ -98,11 +98,13 @@ def given(value: Any, path: Path = ()) -> str:
         return "a mapping"
     if isinstance(value, (list, tuple)):
         return "a list"
+    if is_secret(path):
+        return "***"
     shown = masked(value, path)
-    if isinstance(value, float):
-        return ".nan" if math.isnan(value) else str(value).replace("inf", ".inf")
-    if isinstance(value, str):
-        text = str(shown)
+    if isinstance(shown, float):
+        return ".nan" if math.isnan(shown) else str(shown).replace("inf", ".inf")
+    if isinstance(shown, str):
+        text = shown
         text = text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 3] + "..."
         return f"the text '{text}'"
     return str(shown)

@@ -56,9 +56,9 @@ def parse_yaml(text: str, origin_at: Callable[[int], Origin], root: Path = ()) -
         code = error.character if isinstance(error.character, int) else ord(error.character)
         message = f"character U+{code:04X} is not allowed in YAML"
         composer.report(line, (), message)
-    except ValueError as error:
+    except (ValueError, OverflowError):
         # PyYAML turns escapes such as "\UFFFFFFFF" into characters without a range check.
-        composer.report(composer.line, (), f"not YAML: {error}")
+        composer.report(composer.line, (), "not YAML: an escape names no character")
     except _StopReadingError:
         pass
     if composer.problems:
@@ -209,8 +209,10 @@ class _Composer:
 def _resolve(event: ev.ScalarEvent) -> Scalar:
     """The scalar's value by YAML 1.2's core schema (section 10.3.2)."""
     text = str(event.value)
-    if event.tag in (None, "!"):
+    if event.tag is None:
         return core_schema(text) if event.implicit[0] else text
+    if event.tag == "!":
+        return text
     kind = event.tag.removeprefix(_TAG)
     if kind == "str":
         return text
