@@ -17,7 +17,7 @@ class LoadedModel:
     """A decoder-only model in eval mode. Used by one thread."""
 
     def __init__(self, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._network = network
+        self.network = network
         self.tokenizer = tokenizer
         self.device = network.device
         self.dtype = network.dtype
@@ -35,7 +35,7 @@ class LoadedModel:
         """
         batch = cache.batch
         padded = [[0] * (batch.width - len(tokens)) + list(tokens) for tokens in new_tokens]
-        output = self._network(
+        output = self.network(
             input_ids=torch.tensor(padded, device=self.device),
             attention_mask=self._make_masks(batch, self.dtype),
             position_ids=batch.positions,
@@ -59,7 +59,7 @@ class LoadedModel:
             return cache.bytes_per_token()
         except (AttributeError, TypeError, NotImplementedError, RuntimeError) as error:
             raise UnsupportedModelError(
-                f"{type(self._network).__name__} does not run with a per-row cache: {error}"
+                f"{type(self.network).__name__} does not run with a per-row cache: {error}"
             ) from error
 
     def token_text(self, token: int) -> str:
