@@ -28,6 +28,8 @@ class Answer(Struct, frozen=True):
     content_type: bytes
     retry_after: bytes
     body: bytes
+    #: Names the replica to the client: a whole header line.
+    replica_header: bytes
 
 
 class ReplicaFault(Exception):
@@ -50,11 +52,11 @@ class Attempt:
         "_connection",
         "_content_type",
         "_done_seen",
-        "_headers",
         "_last_s",
         "_live",
         "_loop",
         "_paused",
+        "_replica_header",
         "_retry_after",
         "_settings",
         "_size",
@@ -75,13 +77,13 @@ class Attempt:
         settings: GatewaySettings,
         *,
         streamed: bool,
-        headers: bytes,
+        replica_header: bytes,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._settings = settings
         self._streamed = streamed
-        self._headers = headers
+        self._replica_header = replica_header
         self._live = False
         self._paused = False
         self._done_seen = False
@@ -132,7 +134,13 @@ class Attempt:
         if not self._live:
             body = self.held[0] if len(self.held) == 1 else b"".join(self.held)
             self.outcome.set_result(
-                Answer(self._status, self._content_type, self._retry_after, body)
+                Answer(
+                    self._status,
+                    self._content_type,
+                    self._retry_after,
+                    body,
+                    self._replica_header,
+                )
             )
         elif self.held or not self._done_seen:
             self._fail("reset", "the stream ended without [DONE]")
@@ -177,7 +185,7 @@ class Attempt:
         self.first_event_s = self._last_s
         self._timer.cancel()
         self._timer = self._loop.call_later(self._settings.inter_token_timeout_s, self._expire)
-        self.client.begin(self._content_type, self._headers, self)
+        self.client.begin(self._content_type, self._replica_header, self)
 
     def _expire(self) -> None:
         settings = self._settings

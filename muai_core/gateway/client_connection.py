@@ -344,9 +344,11 @@ class ClientConnection(asyncio.Protocol):
         self._quiet_since_s = self._loop.time()
         if self._transport is None or self._transport.is_closing():
             return
-        if request.keep_alive and self._waiting:
+        if not request.keep_alive or self._site.closing:
+            self._hang_up()
+        elif self._waiting:
             self._serve_next()
-        elif not request.keep_alive or (self._deaf and not self._waiting):
+        elif self._deaf:
             self._hang_up()
 
     def _tell_off(self, error: ApiError) -> None:

@@ -61,7 +61,11 @@ class Proxy:
         """Writes the answer to the client. Raises ApiError while nothing has been written."""
         self._read(journey)
         while True:
-            with await self._place(journey) as lease:
+            lease = await self._place(journey)
+            if lease is None:
+                self._give_up(journey)
+                return
+            with lease:
                 slot = lease.slot
                 try:
                     answer = await self._try(journey, slot)
@@ -80,7 +84,7 @@ class Proxy:
                 journey.fault = ReplicaFault("status_5xx", f"it answered {answer.status}")
                 journey.sent_away = answer
                 continue
-            self._respond(journey, slot.header, answer)
+            self._respond(journey, answer)
             return
 
     def _read(self, journey: Journey) -> None:
@@ -96,13 +100,16 @@ class Proxy:
         journey.model = name
         journey.streamed = bool(ask.stream)
 
-    async def _place(self, journey: Journey) -> Lease:
-        """A place at a replica that has not failed this request, waited for when need be."""
+    async def _place(self, journey: Journey) -> Lease | None:
+        """A place at a replica that has not failed this request, waited for when need be.
+
+        None when that was in vain. Raises ApiError when there is nothing to wait for.
+        """
         model = journey.model
         assert model is not None
         router = self._router
         if journey.tries > self._settings.retries:
-            raise self._gave_up(journey)
+            return None
         while (lease := router.choose(model, self._loop.time(), journey.tried)) is None:
             status = router.statuses.get(model)
             if status is None:
@@ -115,7 +122,7 @@ class Proxy:
                 journey.wait_until_s = self._loop.time() + self._settings.retry_wait_s
             left_s = journey.wait_until_s - self._loop.time()
             if left_s <= 0:
-                raise self._gave_up(journey)
+                return None
             if not await router.changed_within(min(left_s, SUSPICION_S)):
                 journey.tried.clear()
         return lease
@@ -135,7 +142,7 @@ class Proxy:
                 journey.client,
                 self._settings,
                 streamed=journey.streamed,
-                headers=slot.header,
+                replica_header=slot.header,
             )
             connection.send(attempt, head, journey.request.body)
             try:
@@ -208,16 +215,19 @@ class Proxy:
         journey.fault = fault
         journey.sent_away = None
 
-    def _gave_up(self, journey: Journey) -> ApiError:
-        """Every try that was allowed has failed."""
+    def _give_up(self, journey: Journey) -> None:
+        """Every try that was allowed has failed: passes on what the last one got, or raises."""
         model = journey.model
         assert model is not None
+        if journey.sent_away is not None:
+            self._respond(journey, journey.sent_away)
+            return
         detail = journey.fault.detail if journey.fault is not None else "unknown"
         status = self._router.statuses.get(model)
-        if status is not None and not self._router.has_route(model):
-            reason = f"{status.reason or 'no replica is ready'}; the last one tried: {detail}"
-            return api_error.model_not_ready(model, status.state, reason, status.retry_after_s)
-        return api_error.replica_failed(f"{detail} ({journey.tries} tries)")
+        if status is None or self._router.has_route(model):
+            raise api_error.replica_failed(f"{detail} ({journey.tries} tries)")
+        reason = f"{status.reason or 'no replica is ready'}; the last one tried: {detail}"
+        raise api_error.model_not_ready(model, status.state, reason, status.retry_after_s)
 
     def _blame(self, slot: Slot, kind: FaultKind) -> None:
         slot.faults[kind] += 1
@@ -228,8 +238,8 @@ class Proxy:
         except Exception:
             log.exception("an observer failed")
 
-    def _respond(self, journey: Journey, replica_header: bytes, answer: Answer) -> None:
-        headers = replica_header
+    def _respond(self, journey: Journey, answer: Answer) -> None:
+        headers = answer.replica_header
         if answer.retry_after:
             headers += b"retry-after: %b\r\n" % answer.retry_after
         body, content_type = answer.body, answer.content_type or JSON

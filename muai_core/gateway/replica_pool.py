@@ -40,8 +40,6 @@ class ReplicaConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._reset()
-        #: True once it has carried a whole exchange: the replica may be closing it right now.
-        self.used = False
         #: True once any byte of the present answer has arrived.
         self.answered = False
 
@@ -52,6 +50,7 @@ class ReplicaConnection(asyncio.Protocol):
         self._content_type = b""
         self._retry_after = b""
         self._framed = False
+        self._keep = False
         self._head_told = False
         self._complete = False
 
@@ -147,6 +146,7 @@ class ReplicaConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200 and not self._status:
             self._status = status
+            self._keep = self._parser.should_keep_alive()
 
     def on_body(self, data: bytes) -> None:
         if not self._complete:
@@ -157,9 +157,8 @@ class ReplicaConnection(asyncio.Protocol):
 
     def _finish(self, exchange: Exchange) -> None:
         self._exchange = None
-        keep = self._parser.should_keep_alive() and self.open
+        keep = self._keep and self.open
         self._reset()
-        self.used = True
         if keep:
             self._pool.give_back(self)
         else:

@@ -74,6 +74,7 @@ class Gateway:
         self._router = Router()
         self._proxy: Proxy | None = None
         self._server: asyncio.Server | None = None
+        self._port = 0
         self._sweeper: asyncio.TimerHandle | None = None
         self._connections: set[ClientConnection] = set()
         self._in_flight = 0
@@ -95,15 +96,15 @@ class Gateway:
             )
         except OSError as error:
             raise _listen_error(settings, error) from error
+        self._port = self._server.sockets[0].getsockname()[1]
         self._sweep()
 
     @property
     def port(self) -> int:
-        """The port it listens on. Raises RuntimeError before `start`."""
-        if self._server is None:
+        """The port it listens on, or did before `stop`. Raises RuntimeError before `start`."""
+        if not self._port:
             raise RuntimeError("the gateway has not been started")
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        return self._port
 
     def publish(self, table: RoutingTable) -> None:
         """Routes by `table` from now on. A table older than the present one is ignored.
