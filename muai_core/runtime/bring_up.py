@@ -65,7 +65,7 @@ async def bring_up(
         if process.exit is not None:
             await process.executed()  # a program that could not be run says why
             took_s = asyncio.get_running_loop().time() - started_at
-            raise StartError(f"{process.exit.words} in stage {stage}, after {took_s:.1f} s")
+            raise StartError(f"{process.exit_words} in stage {stage}, after {took_s:.1f} s")
         stages.result()
     except SpawnError as error:
         raise StartError(str(error)) from error

@@ -43,10 +43,6 @@ class PortAllocator:
                 return chosen
         raise NoFreePort(f"no free port on {LOOPBACK} in {_TRIES} tries; see `ss -tln`")
 
-    def release(self, port: int) -> None:
-        """The port may be handed out again: the replica that had it is gone."""
-        self._handed_out_at.pop(port, None)
-
 
 def _bindable(port: int) -> int | None:
     """The port (a free one for 0) when it can be bound, else None.

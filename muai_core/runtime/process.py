@@ -185,6 +185,15 @@ class ReplicaProcess:
             await self.wait_exit(grace_s)
         return await self._clear(kill_wait_s)
 
+    @property
+    def exit_words(self) -> str:
+        """How the leader ended, with a hint when somebody else killed it; "" while it runs."""
+        if self.exit is None:
+            return ""
+        if self.exit.signal == signal.SIGKILL and not self._killing:
+            return f"{self.exit.words} (not by us; the kernel does this when memory runs out)"
+        return self.exit.words
+
     def kill(self) -> None:
         """SIGKILL to the leader's process group, now, without waiting. Never blocks."""
         self._killing = True

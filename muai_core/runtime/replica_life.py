@@ -16,7 +16,7 @@ from muai_core.runtime.environment import compose_environment
 from muai_core.runtime.log_tail import log_tail
 from muai_core.runtime.orphans import Marker, SpawnRecord, SpawnRecords
 from muai_core.runtime.probe import Prober
-from muai_core.runtime.process import Exit, ReplicaProcess, SpawnError
+from muai_core.runtime.process import ReplicaProcess, SpawnError
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class ReplicaLife:
         self._around = surroundings
         self._stopping = False
         self._preparing: asyncio.Future[LaunchSpec | StartError] | None = None
+        self._asked_again = asyncio.Event()
         self._stops: set[asyncio.Task[None]] = set()
 
     async def run(self, prepare: Prepare) -> None:
@@ -82,9 +83,10 @@ class ReplicaLife:
     def stop(self, grace_s: float) -> None:
         """Politely for grace_s seconds, then by force. Repeat it with less grace to hurry."""
         self._stopping = True
+        self._asked_again.set()
         if self._preparing is not None:
             self._preparing.cancel()
-        if self.process is not None and not self.gone.is_set():
+        if self.process is not None and not self.ended:
             stopping = asyncio.ensure_future(self._stop(self.process, grace_s))
             self._stops.add(stopping)
             stopping.add_done_callback(self._stops.discard)
@@ -112,11 +114,10 @@ class ReplicaLife:
             self._emit(ev.ReplicaReady, endpoint=endpoint)
         # At its side, so that an exit meanwhile is still told at once.
         observing = asyncio.ensure_future(self._record_members(process))
-        ended = await process.wait_exit()
+        await process.wait_exit()
         observing.cancel()
         await asyncio.gather(observing, return_exceptions=True)
-        assert ended is not None
-        self._end(_words_of(ended, asked_for=self._stopping))
+        self._end(f"stopped: {process.exit_words}" if self._stopping else process.exit_words)
 
     async def _prepare(self, prepare: Prepare) -> LaunchSpec:
         self._refuse_when_stopping()
@@ -213,7 +214,9 @@ class ReplicaLife:
             if not self.survivors:
                 break
             _log.error("%s does not die: %s", self._name, "; ".join(self.survivors))
-            await asyncio.sleep(retry_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked_again.wait(), retry_s)
+            self._asked_again.clear()
             retry_s = min(retry_s * 2, _LAST_CLEANUP_RETRY_S)
         self._around.records.remove(self.replica_id, self.epoch)
         self.gone.set()
@@ -229,11 +232,3 @@ async def _guard(prepare: Prepare) -> LaunchSpec | StartError:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
         text = f"{type(error).__name__}: {error}".rstrip(": ")
         return StartError(f"the engine plugin could not say how to start it: {text}")
-
-
-def _words_of(ended: Exit, *, asked_for: bool) -> str:
-    if asked_for:
-        return f"stopped: {ended.words}"
-    if ended.signal == 9:
-        return f"{ended.words} (not by the controller; the kernel does this when memory runs out)"
-    return ended.words

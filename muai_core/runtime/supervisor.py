@@ -115,8 +115,7 @@ class Supervisor:
         life = self._lives.get((replica_id, epoch))
         if life is None:
             return Release(proven=True)
-        if not life.ended:
-            life.stop(0)
+        life.stop(0)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(life.gone.wait(), wait_s)
             return Release(proven=True)

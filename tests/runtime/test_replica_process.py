@@ -14,6 +14,7 @@ import uvloop
 from replica_programs import ENV, Programs, is_alive, until
 
 from muai_core.runtime import process as process_module
+from muai_core.runtime.log_tail import log_tail
 from muai_core.runtime.process import Exit, ReplicaProcess, SpawnError
 
 SLEEP = "import time\nprint('up', flush=True)\ntime.sleep(600)\n"
@@ -355,6 +356,14 @@ async def test_a_process_table_that_does_not_answer_proves_nothing(
     release_reader.set()
     assert not release.proven
     assert "process table" in release.survivors[0]
+    assert (await process.stop(grace_s=0)).proven
+
+
+async def test_a_full_disk_is_the_engines_trouble_alone(programs: Programs) -> None:
+    source = "import time\nwhile True:\n    print('x', flush=True)\n    time.sleep(0.01)"
+    process = programs.start(source, log_path=Path("/dev/full"))
+    assert await process.wait_exit(20) == Exit(status=1)
+    assert log_tail(process.log_path) == ""
     assert (await process.stop(grace_s=0)).proven
 
 
