@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from muai_core.config import checks, plugin_parts
+from muai_core.config import checks, engine_checks, plugin_parts
 from muai_core.config.errors import ConfigError, Origin, Problem
 from muai_core.config.loaded import LoadedConfig, optimization_default, origins
 from muai_core.config.overrides import apply_environment, apply_settings
@@ -70,7 +70,7 @@ def load_tree(
     checks.check_gateway(subject)
     completed = plugin_parts.complete(subject)
     checks.check_ports(subject, completed)
-    plugin_parts.check_deployments(subject, completed, sources)
+    engine_checks.check_deployments(subject, completed, sources)
     problems += subject.problems
     if any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)

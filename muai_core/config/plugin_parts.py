@@ -7,13 +7,11 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
 from muai_core.config.checks import Subject
-from muai_core.config.loaded import draft_deployment, optimization_default
+from muai_core.config.loaded import optimization_default
 from muai_core.config.schema import Config, SinkConfig
-from muai_core.config.sources import ResolvedSource
 from muai_core.config.tree import Path as KeyPath
 from muai_core.config.validation import validate
 from muai_core.config.wording import choices, keys_of, nearest
-from muai_core.plugin.engine import Engine
 from muai_core.plugin.options import Configurable
 
 
@@ -189,36 +187,3 @@ def _sinks(subject: Subject) -> dict[str, Any]:
             options = check_options(subject, "sink", sinks[name], path, values, ("enabled",))
             completed[name] = type(section).model_construct(enabled=section.enabled, **options)
     return completed
-
-
-def check_deployments(
-    subject: Subject, config: Config, sources: Mapping[str, ResolvedSource]
-) -> None:
-    """Asks the engine of every model that names one what is wrong with the whole wish."""
-    for name, model in config.models.items():
-        engine = subject.plugins.engines.get(model.engine)
-        path: KeyPath = ("models", name)
-        if engine is not None and not any(cut[:2] == path for cut in subject.broken):
-            found = sources.get(name)
-            source = str(found.path) if found else model.source
-            check_deployment(subject, config, name, engine, source)
-
-
-def check_deployment(
-    subject: Subject, config: Config, name: str, engine: Engine, source: str
-) -> None:
-    """Reports the complaints of `engine` about serving the model `name`."""
-    try:
-        deployment = draft_deployment(config, name, engine.name, engine, source=source)
-        complaints = engine.check(deployment)
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything at all
-        reason = f"{type(error).__name__}: {error}"
-        subject.report(("models", name), f"the engine {engine.name} cannot check this: {reason}")
-        return
-    for complaint in complaints:
-        path: KeyPath = ("models", name, *complaint.field.split("."))
-        default = optimization_default(subject.config, engine.name, complaint.field)
-        if subject.tree.find(path) is None and default is not None:
-            subject.report(default[1], f"for models.{name}: {complaint.message}")
-        else:
-            subject.report(path, complaint.message)

@@ -59,6 +59,8 @@ class FakeEngine(Engine):
         return self.options
 
     def suits(self, deployment: Deployment) -> Suitability:
+        if deployment.source.endswith(".onnx"):
+            return Suitability(False, "ONNX files are for others")
         return Suitability(True, "it is a test")
 
     def launch(self, request):

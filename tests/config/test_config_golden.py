@@ -22,6 +22,7 @@ def _marked(text: str, mark: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "model.onnx").write_bytes(b"ONNX")
     (tmp_path / "empty.gguf").write_bytes(b"")
     (tmp_path / "empty_folder").mkdir()
     (tmp_path / "plugin_broken.py").write_text("import no_such_module_here\n")

@@ -1,0 +1,82 @@
+"""What the engines themselves say about the models they are to serve."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from muai_core.config.checks import Subject
+from muai_core.config.loaded import draft_deployment, engine_enabled, optimization_default
+from muai_core.config.schema import Config
+from muai_core.config.sources import ResolvedSource
+from muai_core.config.tree import Path as KeyPath
+from muai_core.plugin.engine import Complaint, Engine
+
+
+class Opinion(Struct, frozen=True):
+    """What one engine says about one model: a refusal of the whole, or complaints about fields."""
+
+    engine: str
+    refusal: str | None = None
+    complaints: tuple[Complaint, ...] = ()
+
+
+def check_deployments(
+    subject: Subject, config: Config, sources: Mapping[str, ResolvedSource]
+) -> None:
+    """Asks about every model that is sound so far; which devices there are plays no part yet."""
+    for name, model in config.models.items():
+        if any(cut[:2] == ("models", name) for cut in subject.broken):
+            continue
+        found = sources.get(name)
+        source = str(found.path) if found else model.source
+        if model.engine == "auto":
+            _check_auto(subject, config, name, source)
+        elif (engine := subject.plugins.engines.get(model.engine)) is not None:
+            opinion = _ask(config, name, engine, source)
+            if opinion.refusal is not None:
+                message = f"the engine {engine.name} cannot serve this: {opinion.refusal}"
+                subject.report(("models", name, "engine"), message)
+            _report_complaints(subject, name, opinion)
+
+
+def _check_auto(subject: Subject, config: Config, name: str, source: str) -> None:
+    engines = [
+        engine for engine in subject.plugins.engines.values() if engine_enabled(config, engine.name)
+    ]
+    engines.sort(key=lambda engine: (-engine.auto_priority, engine.name))
+    opinions: list[Opinion] = []
+    for engine in engines:
+        opinions.append(_ask(config, name, engine, source))
+        if opinions[-1].refusal is None and not opinions[-1].complaints:
+            return
+    path: KeyPath = ("models", name, "engine")
+    willing = next((opinion for opinion in opinions if opinion.refusal is None), None)
+    if willing is not None:
+        _report_complaints(subject, name, willing)
+    elif opinions:
+        reasons = "; ".join(f"{opinion.engine}: {opinion.refusal}" for opinion in opinions)
+        subject.report(path, f"no installed engine can serve this: {reasons}")
+    else:
+        message = "no engine is installed and enabled; pip install muai-transformers"
+        subject.report(path, message)
+
+
+def _ask(config: Config, name: str, engine: Engine, source: str) -> Opinion:
+    try:
+        deployment = draft_deployment(config, name, engine.name, engine, source=source)
+        suitability = engine.suits(deployment)
+        if not suitability.suitable:
+            return Opinion(engine.name, suitability.reason)
+        return Opinion(engine.name, None, tuple(engine.check(deployment)))
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything at all
+        return Opinion(engine.name, f"it failed to answer ({type(error).__name__}: {error})")
+
+
+def _report_complaints(subject: Subject, name: str, opinion: Opinion) -> None:
+    for complaint in opinion.complaints:
+        path: KeyPath = ("models", name, *complaint.field.split("."))
+        default = optimization_default(subject.config, opinion.engine, complaint.field)
+        if subject.tree.find(path) is None and default is not None:
+            subject.report(default[1], f"for models.{name}: {complaint.message}")
+        else:
+            subject.report(path, complaint.message)
