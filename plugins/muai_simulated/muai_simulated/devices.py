@@ -12,13 +12,13 @@ from msgspec import Struct
 from muai_core.model.device import Device, DeviceProcess, DeviceReading, Health, Inventory
 from muai_core.plugin.device_source import DeviceSource
 from muai_simulated import holdings
+from muai_simulated.holdings import Holding, Tenant
 from muai_simulated.profiles import PROFILES, Profile
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from muai_simulated.config import DeviceGroup, DeviceState
-    from muai_simulated.holdings import Holding
     from muai_simulated.state_file import DeviceStates
 
 _UUID_NAMESPACE = uuid.UUID("5f3c6bd0-54a6-5d1c-9a51-6f0f2c1f3a10")
@@ -37,8 +37,7 @@ class _SimulatedGpu(Struct, frozen=True):
 class SimulatedDevices(DeviceSource):
     """N simulated GPUs. What runs on them is read from the holdings of the simulated engines.
 
-    A simulated GPU belongs to the controller that simulates it: engines of another controller do
-    not show. What an engine of a dead controller still holds shows as foreign memory.
+    What an engine of a dead controller still holds is foreign memory.
     """
 
     name = "simulated"
@@ -72,7 +71,7 @@ class SimulatedDevices(DeviceSource):
     def observe(self, now_s: float) -> Inventory:
         """Raises StateFileError, with file, place and what is allowed, on a broken state file."""
         states = self._states.read() if self._states else {}
-        holders = self._holders()
+        tenants = self._tenants()
         devices: list[Device] = []
         readings: list[DeviceReading] = []
         for gpu in self._gpus:
@@ -80,11 +79,11 @@ class SimulatedDevices(DeviceSource):
             state = states.get(device.uuid)
             if state is not None and state.lost:
                 continue
-            holding = holders.get(device.uuid)
-            if holding is None and state is None:
-                reading = self._idle[device.uuid]
+            here = tenants.get(device.uuid, [])
+            if here or state is not None:
+                reading = _reading(gpu, here, state)
             else:
-                reading = _reading(gpu, holding or [], state)
+                reading = self._idle[device.uuid]
             devices.append(device)
             readings.append(reading)
         return Inventory(
@@ -94,15 +93,13 @@ class SimulatedDevices(DeviceSource):
             readings=tuple(readings),
         )
 
-    def _holders(self) -> "dict[str, list[tuple[Holding, bool]]]":
-        """Device UUID → holdings there, each with whether its process is foreign."""
-        holders: dict[str, list[tuple[Holding, bool]]] = {}
-        for holding in holdings.living(self._directory):
-            own = holding.owner_pid == os.getpid()
-            if own or not _alive(holding.owner_pid):
-                for device_uuid in holding.memory_bytes:
-                    holders.setdefault(device_uuid, []).append((holding, not own))
-        return holders
+    def _tenants(self) -> dict[str, list[Tenant]]:
+        """Device UUID → who holds memory there."""
+        found: dict[str, list[Tenant]] = {}
+        for tenant in holdings.tenants(self._directory, os.getpid()):
+            for device_uuid in tenant.holding.memory_bytes:
+                found.setdefault(device_uuid, []).append(tenant)
+        return found
 
 
 def simulated_gpus(groups: "Iterable[DeviceGroup]") -> tuple[_SimulatedGpu, ...]:
@@ -145,18 +142,18 @@ def _gpu(group: "DeviceGroup", node: str, first: int, offset: int) -> _Simulated
 
 def _reading(
     gpu: _SimulatedGpu,
-    holders: "list[tuple[Holding, bool]]",
+    tenants: list[Tenant],
     state: "DeviceState | None" = None,
 ) -> DeviceReading:
     """A reading that follows from what runs now alone: no chance, no memory of the past."""
     total = gpu.device.memory_total_bytes
-    held = [(h.pid, h.memory_bytes[gpu.device.uuid], is_foreign) for h, is_foreign in holders]
+    held = [(t.holding.memory_bytes[gpu.device.uuid], t) for t in tenants]
     foreign = gpu.memory_foreign_bytes
     if state is not None and state.memory_foreign_bytes is not None:
         foreign = state.memory_foreign_bytes
-    own = sum(held_bytes for _, held_bytes, is_foreign in held if not is_foreign)
-    foreign += sum(held_bytes for _, held_bytes, is_foreign in held if is_foreign)
-    utilization = min(100.0, sum((_utilization_percent(h) for h, _ in holders), 0.0))
+    own = sum(held_bytes for held_bytes, tenant in held if not tenant.is_orphan)
+    foreign += sum(held_bytes for held_bytes, tenant in held if tenant.is_orphan)
+    utilization = min(100.0, sum((_utilization_percent(t.holding) for t in tenants), 0.0))
     if state is not None and state.utilization_percent is not None:
         utilization = state.utilization_percent
     share = utilization / 100
@@ -168,7 +165,9 @@ def _reading(
         temperature_celsius=_IDLE_CELSIUS + share * (_FULL_LOAD_CELSIUS - _IDLE_CELSIUS),
         power_watts=gpu.profile.idle_watts
         + share * (gpu.profile.power_limit_watts - gpu.profile.idle_watts),
-        processes=tuple(DeviceProcess(pid, held_bytes) for pid, held_bytes, _ in held),
+        processes=tuple(
+            DeviceProcess(tenant.holding.pid, held_bytes) for held_bytes, tenant in held
+        ),
     )
     if state is None:
         return reading
@@ -182,17 +181,7 @@ def _reading(
     )
 
 
-def _utilization_percent(holding: "Holding") -> float:
+def _utilization_percent(holding: Holding) -> float:
     if not holding.requests_running:
         return 0.0
     return _ONE_REQUEST_PERCENT + (100 - _ONE_REQUEST_PERCENT) * holding.load
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -77,6 +77,9 @@ class SimulatedEngine(Engine):
             memory_bytes={
                 device.uuid: self._held_bytes(deployment, device) for device in request.devices
             },
+            memory_total_bytes={
+                device.uuid: device.memory_total_bytes for device in request.devices
+            },
             options=deployment.engine_options,
             owner_pid=os.getpid(),
             holdings_directory=str(self._directory),

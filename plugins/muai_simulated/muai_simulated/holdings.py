@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import msgspec
+import psutil
 from msgspec import Struct
 
 _SUFFIX = ".holding"
@@ -60,6 +61,29 @@ class OpenHolding:
     def note_running(self, requests: int) -> None:
         """Tell observers how busy the process is."""
         os.pwrite(self._file, _count_line(requests), 0)
+
+
+class Tenant(Struct, frozen=True):
+    """A living process on the GPUs of one controller."""
+
+    holding: Holding
+    #: True when its own controller is dead.
+    is_orphan: bool
+
+
+def tenants(directory: Path, controller_pid: int) -> list[Tenant]:
+    """Who lives on the simulated GPUs of a controller, by pid.
+
+    GPUs belong to the controller that simulates them: engines of another living controller are
+    somewhere else. What a dead controller left behind is everywhere.
+    """
+    found: list[Tenant] = []
+    for holding in living(directory):
+        if holding.owner_pid == controller_pid:
+            found.append(Tenant(holding, is_orphan=False))
+        elif not psutil.pid_exists(holding.owner_pid):
+            found.append(Tenant(holding, is_orphan=True))
+    return found
 
 
 def living(directory: Path) -> list[Holding]:

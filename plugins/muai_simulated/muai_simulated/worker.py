@@ -21,6 +21,8 @@ class WorkerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_model_len: int
     #: Device UUID → bytes held there.
     memory_bytes: dict[str, int]
+    #: Device UUID → bytes that the device has.
+    memory_total_bytes: dict[str, int]
     #: As `EngineOptions` validates them.
     options: dict[str, Any]
     owner_pid: int
@@ -47,6 +49,9 @@ def main(argv: list[str]) -> int:
             max_num_seqs=options.max_num_seqs,
         ),
     )
+    if (shortage := _shortage(spec)) is not None:
+        sys.stderr.write(f"{shortage}\n")
+        return 1
     generator = SimulatedGenerator(
         options,
         Faults(options.faults if hit else FaultOptions()),
@@ -61,6 +66,26 @@ def main(argv: list[str]) -> int:
         port=spec.port,
         middlewares=(remember_connection,),
     )
+
+
+def _shortage(spec: WorkerSpec) -> str | None:
+    """What a real engine says when its devices do not have the memory that it takes.
+
+    Only what engines hold is counted, this one included, not what the device options call foreign.
+    """
+    from muai_simulated.holdings import tenants
+
+    there = tenants(Path(spec.holdings_directory), spec.owner_pid)
+    for uuid, total_bytes in spec.memory_total_bytes.items():
+        held_bytes = sum(tenant.holding.memory_bytes.get(uuid, 0) for tenant in there)
+        if held_bytes > total_bytes:
+            wanted_gib = spec.memory_bytes[uuid] / 2**30
+            free_gib = (total_bytes - held_bytes) / 2**30 + wanted_gib
+            return (
+                f"out of memory: {wanted_gib:.2f} GiB do not fit on {uuid}: "
+                f"{free_gib:.2f} GiB of {total_bytes / 2**30:.2f} GiB are free"
+            )
+    return None
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def start(
         indices: tuple[int, ...] = (0,),
         *,
         epoch: int = 1,
-        replica_id: str = "m/0",
+        replica_id: str = "m.0",
         ready: bool = True,
         max_model_len: int | None = None,
         **engine_options: Any,

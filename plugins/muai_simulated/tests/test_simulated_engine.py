@@ -64,6 +64,18 @@ def test_without_the_option_it_holds_what_is_claimed_else_most_of_the_device(
     assert reading_of(0).memory_used_bytes == int(81559 * 2**20 * 0.9)
 
 
+def test_an_engine_that_takes_more_than_there_is_fails_to_start(
+    start: Callable[..., Any], reading_of: Callable[[int], Any]
+) -> None:
+    first = start((0, 1), memory_gib=45)
+    second = start((1, 2), memory_gib=40, ready=False)
+    assert second.process.wait(30) == 1
+    assert "out of memory: 40.00 GiB do not fit on GPU-" in second.log.read_text()
+    assert "34.65 GiB of 79.65 GiB are free" in second.log.read_text()
+    assert reading_of(2).memory_used_bytes == 0
+    assert first.ask()
+
+
 def test_health_reports_the_stages_of_loading(
     start: Callable[..., Any], eventually: Callable[..., Any]
 ) -> None:
@@ -82,7 +94,7 @@ def test_health_reports_the_stages_of_loading(
 def test_two_processes_give_the_same_text_and_other_requests_other_text(
     start: Callable[..., Any],
 ) -> None:
-    first, second = start((0,)), start((1,), replica_id="m/1")
+    first, second = start((0,)), start((1,), replica_id="m.1")
     text = first.ask("hello", 40)
     assert len(text.split()) == 40
     assert second.ask("hello", 40) == text
@@ -115,7 +127,7 @@ async def test_chat_streams_one_word_at_a_time_with_usage(start: Callable[..., A
 
 
 def test_an_answer_that_broke_off_goes_on_where_it_was(start: Callable[..., Any]) -> None:
-    first, second = start((0,)), start((1,), replica_id="m/1")
+    first, second = start((0,)), start((1,), replica_id="m.1")
     whole = first.client.chat.completions.create(model="m", messages=MESSAGES)
     text = whole.choices[0].message.content or ""
     assert whole.choices[0].finish_reason == "stop"

@@ -120,8 +120,8 @@ def test_it_refuses_to_die(start: Callable[..., Any]) -> None:
         ({"first_epoch_only": True}, {"epoch": 2}, False),
         ({"only_epochs": [2, 3]}, {"epoch": 1}, False),
         ({"only_epochs": [2, 3]}, {"epoch": 3}, True),
-        ({"only_replicas": ["m/1"]}, {"replica_id": "m/0"}, False),
-        ({"only_replicas": ["m/1"]}, {"replica_id": "m/1", "epoch": 4}, True),
+        ({"only_replicas": ["m.1"]}, {"replica_id": "m.0"}, False),
+        ({"only_replicas": ["m.1"]}, {"replica_id": "m.1", "epoch": 4}, True),
     ],
 )
 def test_faults_hit_only_whom_they_are_meant_for(
