@@ -3,12 +3,12 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from muai_core.config.errors import Problem
+    from muai_core.config.errors import ConfigError, Problem
     from muai_core.config.loaded import LoadedConfig
 
 EXIT_CONFIG_ERROR = 2
@@ -41,15 +41,20 @@ def load_or_exit(file: str, settings: Sequence[str], as_json: bool = False) -> "
     try:
         loaded = load_config(file, settings, load_plugins=builtin.load)
     except ConfigError as error:
-        if as_json:
-            click.echo(json.dumps(outcome_json(file, error.problems), indent=2))
-        else:
-            click.echo(str(error), err=True)
-        sys.exit(EXIT_CONFIG_ERROR)
+        report_and_exit(file, error, as_json)
     if not as_json:
         for warning in loaded.warnings:
             click.echo(warning.text(), err=True)
     return loaded
+
+
+def report_and_exit(file: str, error: "ConfigError", as_json: bool) -> NoReturn:
+    """Report every mistake, as text on stderr or as JSON on stdout, and exit with status 2."""
+    if as_json:
+        click.echo(json.dumps(outcome_json(file, error.problems), indent=2))
+    else:
+        click.echo(str(error), err=True)
+    sys.exit(EXIT_CONFIG_ERROR)
 
 
 def outcome_json(file: str, problems: "Sequence[Problem]") -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Talking to a running controller over the Unix socket in its state directory."""
+
+import json
+import socket
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from struct import Struct
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from muai_core.runtime.control_socket import connect
+
+EXIT_NO_CONTROLLER = 3
+TIMEOUT_S = 10.0
+#: pid, uid, gid: `struct ucred` of unix(7).
+_UCRED = Struct("3i")
+
+
+class NoController(click.ClickException):
+    """No controller works on this state directory."""
+
+    exit_code = EXIT_NO_CONTROLLER
+
+    def __init__(self, state_dir: Path) -> None:
+        super().__init__(
+            f"no controller is running with the state directory {state_dir}; "
+            "start one with `muai run FILE`, or name another directory with --state-dir"
+        )
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, state_dir: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._state_dir = state_dir
+
+    def connect(self) -> None:
+        self.sock = connect(self._state_dir, TIMEOUT_S)
+
+
+class Answer:
+    """A status, a JSON body, and the pid of the process that answered (by the kernel's word)."""
+
+    def __init__(self, status: int, body: dict[str, Any], pid: int) -> None:
+        self.status = status
+        self.body = body
+        self.pid = pid
+
+
+def ask(state_dir: Path, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+    """One request. Raises NoController; click.ClickException when the controller cannot answer."""
+    connection = _UnixConnection(state_dir)
+    try:
+        connection.connect()
+        pid = _peer_pid(connection.sock)
+        content = None if body is None else json.dumps(body)
+        connection.request(method, path, content, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return Answer(response.status, json.loads(response.read()), pid)
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+        raise NoController(state_dir) from None
+    except PermissionError:
+        raise click.ClickException(
+            f"the controller in {state_dir} belongs to another user; run this as that user"
+        ) from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise click.ClickException(
+            f"the controller in {state_dir} does not answer: {error or type(error).__name__}"
+        ) from None
+    finally:
+        connection.close()
+
+
+def _peer_pid(connected: socket.socket) -> int:
+    """The pid of the process that listens; 0 when it lives in another pid namespace."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid: int = _UCRED.unpack(credentials)[0]
+    return pid
+
+
+def get_status(state_dir: Path) -> dict[str, Any]:
+    """The running controller's status, as documented in docs/cli.md."""
+    answer = ask(state_dir, "GET", "/v1/status")
+    _expect_ok(answer)
+    return answer.body
+
+
+def get_explanation(state_dir: Path, model: str) -> dict[str, Any]:
+    """Why a model of the running controller is where it is."""
+    answer = ask(state_dir, "GET", f"/v1/explain/{quote(model, safe='')}")
+    _expect_ok(answer)
+    return answer.body
+
+
+def post_stop(state_dir: Path, now: bool) -> int:
+    """Ask the running controller to stop; its pid."""
+    answer = ask(state_dir, "POST", "/v1/stop", {"now": now})
+    _expect_ok(answer)
+    return answer.pid
+
+
+def _expect_ok(answer: Answer) -> None:
+    if answer.status >= 400:
+        message = answer.body.get("error", {}).get("message", f"status {answer.status}")
+        raise click.ClickException(str(message))

@@ -1,0 +1,140 @@
+"""The program `muai`: its commands by name, its errors in one line, its exit status.
+
+A command's module is imported when the command runs, so the table below repeats each one's summary;
+a test holds the two equal.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+#: Command → its summary. The command `x` is the object `command` in `muai_core.cli.x`.
+COMMANDS = {
+    "run": "Serve the models of a config file.",
+    "check": "Check a config FILE and start nothing.",
+    "config": "Print the effective config of FILE as YAML.",
+    "schema": "Print the JSON schema of the config file.",
+    "plan": "Show what would be placed where, and start nothing.",
+    "explain": "Explain why MODEL is where it is, or why it waits.",
+    "devices": "List the devices and their health.",
+    "plugins": "List the plugins and what they register.",
+    "status": "Show the models, replicas and devices of a running controller.",
+    "stop": "Stop a running controller.",
+    "replay": "Replay a JOURNAL and print the digest it leads to.",
+    "version": "Print the versions of MuAI, its plugins and Python.",
+}
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+TRACEBACK_VARIABLE = "MUAI_TRACEBACK"
+
+
+class _Commands(click.Group):
+    """A group that imports a command's module only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"muai_core.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command {name!r}; {meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        import muai_core
+
+        click.echo(f"muai {muai_core.__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`muai COMMAND --help` tells more. Exit status: 0 done, 1 failed, 2 wrong usage or "
+    "config, 3 no controller is running, 130 interrupted.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def cli() -> None:
+    """Serve several models on the GPUs you have, behind one OpenAI-compatible endpoint."""
+
+
+def main() -> None:
+    """The console script."""
+    status = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads any more. Python would complain when it flushes again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = status or EXIT_FAILURE
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; report whatever goes wrong; return the exit status."""
+    try:
+        result = cli.main(args=list(arguments), prog_name="muai", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_FAILURE
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else EXIT_FAILURE
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        return _report(error)
+    # With standalone_mode off, click returns the status of ctx.exit() and else the command's value.
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: Exception) -> int:
+    from muai_core.config.errors import ConfigError
+
+    if isinstance(error, ConfigError):
+        click.echo(str(error), err=True)
+        return EXIT_USAGE
+    if os.environ.get(TRACEBACK_VARIABLE):
+        import traceback
+
+        traceback.print_exception(error)
+    kind = type(error).__name__
+    hint = f"set {TRACEBACK_VARIABLE}=1 to see where"
+    click.echo(f"muai: unexpected {kind}: {error} ({hint})", err=True)
+    return EXIT_FAILURE
+
+
+if __name__ == "__main__":
+    main()
