@@ -1,12 +1,14 @@
 """Replicas' processes: what they get, how their end is noticed, that nothing of them is left."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -357,6 +359,22 @@ async def test_a_process_table_that_does_not_answer_proves_nothing(
     assert not release.proven
     assert "process table" in release.survivors[0]
     assert (await process.stop(grace_s=0)).proven
+
+
+async def test_orphans_that_become_our_children_are_reaped(programs: Programs) -> None:
+    # As in a container where the controller is pid 1 and inherits every orphan.
+    set_child_subreaper = partial(ctypes.CDLL(None).prctl, 36)
+    set_child_subreaper(1)
+    try:
+        process = programs.start(FAMILY.format(options="", then="time.sleep(600)"))
+        await programs.log_says("ready")
+        await process.observe_members()
+        os.kill(process.pid, signal.SIGKILL)
+        await process.wait_exit(20)
+        assert (await process.stop(grace_s=0)).proven
+    finally:
+        set_child_subreaper(0)
+    assert our_zombies() == []
 
 
 async def test_a_full_disk_is_the_engines_trouble_alone(programs: Programs) -> None:
