@@ -38,8 +38,7 @@ class SimulatedEngine(Engine):
     def suits(self, deployment: Deployment) -> Suitability:
         if deployment.source.startswith(SOURCE_PREFIX):
             return Suitability(True, f"the source starts with {SOURCE_PREFIX}")
-        if deployment.engine == self.name:
-            return Suitability(True, "named in the config; any source can be simulated")
+        # `auto` must never answer for a real model with made-up words.
         return Suitability(
             False, f"simulates only sources that start with {SOURCE_PREFIX}, unless it is named"
         )

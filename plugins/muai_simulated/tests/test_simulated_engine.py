@@ -28,11 +28,11 @@ def deployment(**fields: Any) -> Deployment:
     return Deployment(**(defaults | fields))
 
 
-def test_it_suits_simulated_sources_and_whoever_names_it() -> None:
+def test_auto_never_simulates_a_real_model() -> None:
     engine = SimulatedEngine()
-    assert engine.suits(deployment(engine="auto")).suitable
-    assert engine.suits(deployment(source="model.gguf")).suitable
-    refused = engine.suits(deployment(engine="auto", source="model.gguf"))
+    assert engine.suits(deployment(source="simulated:llama")).suitable
+    # While `auto` looks for an engine, a deployment carries the name of the engine that is asked.
+    refused = engine.suits(deployment(source="model.gguf", engine="simulated"))
     assert not refused.suitable
     assert "simulated:" in refused.reason
 
