@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from muai_core.cli.options import overrides_option, state_dir_option
+from muai_core.cli.configured import config_arguments, load_or_exit
+from muai_core.cli.state_directory import state_dir_option
 
 if TYPE_CHECKING:
     from muai_core.runtime.controller import Controller
@@ -18,21 +19,18 @@ if TYPE_CHECKING:
 _COLORS = {"good": "green", "bad": "red"}
 
 
-@click.command(name="run", short_help="Serve the models of a config file.")
-@click.argument("config", type=click.Path(path_type=Path))
-@overrides_option
+@click.command(name="run", short_help="Serve the models of a config FILE until stopped.")
+@config_arguments
 @state_dir_option
-@click.option("--quiet", is_flag=True, help="Say nothing but warnings and errors.")
-def command(config: Path, overrides: tuple[str, ...], state_dir: Path, quiet: bool) -> None:
-    """Plan, start, serve and watch the models of CONFIG.
+@click.option("--quiet", is_flag=True, help="Tell only of failures.")
+def command(file: str, settings: tuple[str, ...], state_dir: Path, quiet: bool) -> None:
+    """Serve the models of a config FILE until stopped.
 
     Ctrl-C or SIGTERM lets requests in flight finish, stops every engine and exits with status 0.
     A second one kills the engines at once. Status 2: the config is wrong, nothing was started.
     """
     import uvloop
 
-    from muai_core import builtin
-    from muai_core.config import load_config
     from muai_core.gateway.settings import GatewaySettingsError
     from muai_core.plugin.metric_sink import SinkError
     from muai_core.runtime.controller import Controller
@@ -40,9 +38,7 @@ def command(config: Path, overrides: tuple[str, ...], state_dir: Path, quiet: bo
     from muai_core.runtime.narrator import Narrator
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    loaded = load_config(config, overrides, load_plugins=builtin.load)
-    for warning in loaded.warnings:
-        click.echo(warning.text(), err=True)
+    loaded = load_or_exit(file, settings)
     tell = _silent if quiet else _tell
     try:
         with Instance(state_dir) as instance:
