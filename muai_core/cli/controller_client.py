@@ -31,6 +31,10 @@ class NoController(click.ClickException):
         )
 
 
+class NotFound(click.ClickException):
+    """The controller knows nothing of that name; the text says what it knows."""
+
+
 class _UnixConnection(HTTPConnection):
     def __init__(self, state_dir: Path) -> None:
         super().__init__("localhost", timeout=TIMEOUT_S)
@@ -102,6 +106,7 @@ def post_stop(state_dir: Path, now: bool) -> int:
 
 
 def _expect_ok(answer: Answer) -> None:
-    if answer.status >= 400:
-        message = answer.body.get("error", {}).get("message", f"status {answer.status}")
-        raise click.ClickException(str(message))
+    if answer.status < 400:
+        return
+    message = str(answer.body.get("error", {}).get("message", f"status {answer.status}"))
+    raise (NotFound if answer.status == 404 else click.ClickException)(message)

@@ -7,7 +7,7 @@ import click
 
 from muai_core.cli.configured import config_arguments, load_or_exit, report_and_exit
 from muai_core.cli.output import json_option, note, paragraph, print_json, print_table
-from muai_core.cli.refusals import print_refusals
+from muai_core.cli.verdicts import print_verdicts
 from muai_core.cli.wording import counted, device_label, device_ranges, memory, shape, text
 
 if TYPE_CHECKING:
@@ -70,7 +70,10 @@ def print_plan(view: dict[str, Any]) -> None:
     for unplaced in view["unplaced"]:
         paragraph()
         paragraph(f"{unplaced['replica']} finds no devices: {unplaced['summary']}")
-        print_refusals(unplaced["refusals"], devices)
+        print_verdicts(
+            {**refusal, "verdict": "refused", "device": devices.get(refusal["device"])}
+            for refusal in unplaced["refusals"]
+        )
     paragraph()
     paragraph(_summary(view))
 
