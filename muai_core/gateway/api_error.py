@@ -95,3 +95,10 @@ def stream_cut(detail: str) -> ApiError:
         f"the replica stopped in the middle of the answer: {detail}",
         kind="server_error",
     )
+
+
+def body_too_large(max_body_bytes: int) -> ApiError:
+    """413."""
+    return ApiError(
+        413, "body_too_large", f"the body is over {max_body_bytes} bytes (gateway.max_body_bytes)"
+    )

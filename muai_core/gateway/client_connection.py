@@ -8,7 +8,8 @@ from typing import Protocol, cast
 
 import httptools
 
-from muai_core.gateway.api_error import ApiError
+from muai_core.gateway.api_error import ApiError, body_too_large
+from muai_core.gateway.client_request import Request, Site
 
 log = logging.getLogger(__name__)
 
@@ -20,73 +21,12 @@ _MAX_PIPELINED = 8
 _KEEP_ALIVE_S = 75.0
 _LINGER_S = 2.0
 
+_VERSIONS = ("1.0", "1.1")
+
 JSON = b"application/json"
 _STATUS_LINES = {
     int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
-
-
-class Request:
-    """One request as received. Header names are lower case; of repeated ones the last counts."""
-
-    __slots__ = (
-        "admitted",
-        "arrived_s",
-        "body",
-        "chunks",
-        "headers",
-        "id",
-        "keep_alive",
-        "method",
-        "path",
-        "refusal",
-        "size",
-        "url",
-        "version",
-    )
-
-    def __init__(self, arrived_s: float) -> None:
-        self.arrived_s = arrived_s
-        self.method = ""
-        self.url = b""
-        self.path = ""
-        self.version = "1.1"
-        self.headers: dict[bytes, bytes] = {}
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.body = b""
-        self.id = b""
-        self.keep_alive = True
-        #: Set when the answer is known before the request is complete.
-        self.refusal: ApiError | None = None
-        #: True while it counts against `max_concurrent_requests`.
-        self.admitted = False
-
-
-class Site(Protocol):
-    """What connections need of the gateway."""
-
-    max_body_bytes: int
-    client_timeout_s: float
-    #: The present `Date` header, renewed every second.
-    date: bytes
-    #: True while the gateway drains: answer, then close.
-    closing: bool
-
-    def opened(self, connection: "ClientConnection") -> None:
-        """A client connected."""
-
-    def closed(self, connection: "ClientConnection") -> None:
-        """It is gone."""
-
-    def admit(self, request: Request) -> None:
-        """The headers are complete. Raises ApiError to refuse."""
-
-    def leave(self, request: Request) -> None:
-        """An admitted request is over, one way or another."""
-
-    async def serve(self, request: Request, client: "ClientConnection") -> None:
-        """Answers. Cancelled when the client leaves."""
 
 
 class Flow(Protocol):
@@ -194,9 +134,8 @@ class ClientConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Answered as if it had not asked: no other protocol is spoken here.
-            self._deaf = True
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._tell_off(ApiError(400, "malformed_http", f"not HTTP/1.1: {error}"))
             return
@@ -253,14 +192,21 @@ class ClientConnection(asyncio.Protocol):
         if request is None:
             return
         request.method = self._parser.get_method().decode("latin-1")
+        if self._parser.should_upgrade():
+            return
         request.version = self._parser.get_http_version()
+        if request.version not in _VERSIONS:
+            self._tell_off(
+                ApiError(400, "http_version", f"HTTP/{request.version} is not spoken here; use 1.1")
+            )
+            return
         request.keep_alive = self._parser.should_keep_alive() and request.version != "1.0"
         request.path = request.url.partition(b"?")[0].decode("latin-1")
         try:
             self._site.admit(request)
             length = request.headers.get(b"content-length")
             if length is not None and int(length) > self._site.max_body_bytes:
-                raise self._too_large()
+                raise body_too_large(self._site.max_body_bytes)
         except ApiError as error:
             request.refusal = error
             if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
@@ -275,18 +221,39 @@ class ClientConnection(asyncio.Protocol):
             return
         request.size += len(data)
         if request.size > self._site.max_body_bytes:
-            self._tell_off(self._too_large())
+            self._tell_off(body_too_large(self._site.max_body_bytes))
         elif request.refusal is None:
             request.chunks.append(data)
 
     def on_message_complete(self) -> None:
         request = self._receiving
-        if request is None:
+        if request is None or self._parser.should_upgrade():
             return
         self._receiving = None
         request.body = request.chunks[0] if len(request.chunks) == 1 else b"".join(request.chunks)
         request.chunks.clear()
         self._enqueue(request)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Reads the request again as if it had not asked: no other protocol is spoken here.
+
+        Some clients ask for HTTP/2 by default, and their bodies would be lost otherwise.
+        """
+        asked = self._receiving
+        if asked is None:
+            return
+        if asked.method == "CONNECT":
+            self._tell_off(ApiError(405, "method_not_allowed", "CONNECT is not taken here"))
+            return
+        self._receiving = None
+        self._parser = httptools.HttpRequestParser(self)
+        headers = b"".join(
+            b"%b: %b\r\n" % (name, value)
+            for name, value in asked.headers.items()
+            if name not in (b"connection", b"upgrade")
+        )
+        line = b"%b %b HTTP/1.1\r\n" % (asked.method.encode("latin-1"), asked.url)
+        self.data_received(line + headers + b"\r\n" + rest)
 
     # One request after the other.
 
@@ -371,13 +338,6 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write_eof()
         else:
             self._transport.close()
-
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413,
-            "body_too_large",
-            f"the body is over {self._site.max_body_bytes} bytes (gateway.max_body_bytes)",
-        )
 
     # The gateway calls these.
 

@@ -1,7 +1,8 @@
 """What is known of one request while it is on its way, and in the end."""
 
 from muai_core.gateway.attempt import Answer, ReplicaFault
-from muai_core.gateway.client_connection import ClientConnection, Request
+from muai_core.gateway.client_connection import ClientConnection
+from muai_core.gateway.client_request import Request
 from muai_core.gateway.observer import FinishedRequest, Outcome
 from muai_core.gateway.router import ReplicaKey
 

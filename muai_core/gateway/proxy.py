@@ -10,7 +10,8 @@ from msgspec import UNSET, Struct, UnsetType
 from muai_core.gateway import api_error
 from muai_core.gateway.api_error import ApiError
 from muai_core.gateway.attempt import Answer, Attempt, ReplicaFault
-from muai_core.gateway.client_connection import JSON, Request
+from muai_core.gateway.client_connection import JSON
+from muai_core.gateway.client_request import Request
 from muai_core.gateway.journey import Journey
 from muai_core.gateway.observer import FaultKind, Observer
 from muai_core.gateway.replica_pool import ReplicaConnection
@@ -123,7 +124,9 @@ class Proxy:
             left_s = journey.wait_until_s - self._loop.time()
             if left_s <= 0:
                 return None
-            if not await router.changed_within(min(left_s, SUSPICION_S)):
+            changed = await router.changed_within(min(left_s, SUSPICION_S))
+            if not changed and left_s > SUSPICION_S:
+                # Whoever is still in the table may have been busy, not dead.
                 journey.tried.clear()
         return lease
 

@@ -17,7 +17,8 @@ import msgspec
 
 from muai_core.gateway import api_error
 from muai_core.gateway.api_error import ApiError
-from muai_core.gateway.client_connection import ClientConnection, Request
+from muai_core.gateway.client_connection import ClientConnection
+from muai_core.gateway.client_request import Request
 from muai_core.gateway.journey import Journey
 from muai_core.gateway.observer import NullObserver, Observer
 from muai_core.gateway.proxy import Proxy

@@ -1,4 +1,4 @@
-"""A started gateway and engines to put behind it: healthy ones on aiohttp, faulty ones on sockets."""
+"""A started gateway, and engines behind it: healthy ones on aiohttp, faulty ones on sockets."""
 
 import asyncio
 import json
@@ -246,7 +246,7 @@ class Door:
 async def until(condition: Callable[[], object], deadline_s: float = 10.0) -> None:
     """Returns once `condition` holds; fails after `deadline_s`."""
     async with asyncio.timeout(deadline_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the conditions belong to other objects
             await asyncio.sleep(0.005)
 
 

@@ -212,12 +212,11 @@ async def test_a_client_that_leaves_stops_the_engine_within_a_second(door, healt
     assert [load.outstanding for load in door.gateway.loads()] == [0]
 
 
-async def test_a_client_that_leaves_while_its_request_waits(open_door, healthy):
+async def test_a_client_that_leaves_while_its_request_waits(open_door, wait_until):
     door = await open_door(retry_wait_s=30)
     door.publish(["http://127.0.0.1:9"])
     asking = asyncio.create_task(door.post())
-    while not door.recorder.faults:
-        await asyncio.sleep(0.005)
+    await wait_until(lambda: door.recorder.faults)
     asking.cancel()
     (finished,) = await door.reported()
     assert (finished.outcome, finished.status) == ("cancelled", 499)
