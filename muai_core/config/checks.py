@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from muai_core.config.errors import Problem, Severity
 from muai_core.config.loaded import engine_enabled
 from muai_core.config.schema import Config, GatewayConfig
@@ -201,9 +203,9 @@ def _is_open_on_purpose(gateway: GatewayConfig) -> bool:
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect to `host`; an unknown name counts as reachable."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host.lower() == "localhost"
+        return host == "localhost"
 
 
 def _check_key_file(subject: Subject, text: str) -> bool:
@@ -228,34 +230,67 @@ def _check_key_file(subject: Subject, text: str) -> bool:
     if mode & stat.S_IROTH:
         message = f"every user of this machine can read the keys; chmod 600 {file}"
         subject.report(path, message, severity="warning")
-    if not any(line.strip() and not line.startswith("#") for line in content.splitlines()):
-        subject.report(path, f"{file} holds no key; write one per line")
+    lines = [line.strip() for line in content.splitlines() if not line.lstrip().startswith("#")]
+    return _check_keys(subject, path, str(file), lines, "one per line")
+
+
+def _check_key_variable(subject: Subject, name: str) -> bool:
+    path: KeyPath = ("gateway", "api_keys_env")
+    if name not in subject.environ:
+        subject.report(path, f"the environment variable {name} is not set")
+        return False
+    keys = [key.strip() for key in subject.environ[name].split(",")]
+    return _check_keys(subject, path, f"the environment variable {name}", keys, "between commas")
+
+
+def _check_keys(subject: Subject, path: KeyPath, holder: str, found: list[str], how: str) -> bool:
+    keys = [key for key in found if key]
+    if not keys:
+        subject.report(path, f"{holder} holds no key; write them {how}")
+        return False
+    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+        # No Authorization header can carry it.
+        subject.report(path, f"{holder} holds a key with a space or a character beyond ASCII")
         return False
     return True
 
 
-def _check_key_variable(subject: Subject, name: str) -> bool:
-    if any(key.strip() for key in subject.environ.get(name, "").split(",")):
-        return True
-    subject.report(("gateway", "api_keys_env"), f"the environment variable {name} is not set")
-    return False
+class Listener(Struct, frozen=True):
+    """Who listens where."""
+
+    owner: str
+    host: str | None
+    port: int
+    path: KeyPath
+
+    def collides(self, other: "Listener") -> bool:
+        """Whether both want the same port of an address; None and a wildcard are every address."""
+        everywhere = {None, "0.0.0.0", "::"}
+        shared = self.host == other.host or bool(everywhere & {self.host, other.host})
+        return self.port == other.port and self.port != 0 and shared
 
 
 def check_ports(subject: Subject, config: Config) -> None:
     """No sink that is on listens where the gateway or another sink listens."""
-    taken: dict[int, tuple[str, KeyPath]] = {}
-    if config.gateway.port and subject.is_sound(("gateway", "port")):
-        taken[config.gateway.port] = ("the gateway", ("gateway", "port"))
+    gateway = config.gateway
+    taken = [Listener("the gateway", gateway.host, gateway.port, ("gateway", "port"))]
+    if not subject.is_sound(("gateway", "port")):
+        taken.clear()
     for name, section in config.sinks.items():
-        port = (section.model_extra or {}).get("port")
+        options = section.model_extra or {}
+        port, host = options.get("port"), options.get("host")
+        if not section.enabled or not isinstance(port, int):
+            continue
         path: KeyPath = ("sinks", name, "port")
-        if not section.enabled or not isinstance(port, int) or not port:
-            continue
-        if port not in taken:
-            taken[port] = (f"the sink {name}", path)
-            continue
-        owner, owner_path = taken[port]
-        given_here = subject.tree.find(path) is not None
-        where = path if given_here or subject.tree.find(owner_path) is None else owner_path
-        other = owner if where == path else f"the sink {name}"
-        subject.report(where, f"port {port} is taken by {other}; give each its own")
+        sink = Listener(f"the sink {name}", host if isinstance(host, str) else None, port, path)
+        other = next((listener for listener in taken if sink.collides(listener)), None)
+        if other is not None:
+            _report_collision(subject, sink, other)
+        taken.append(sink)
+
+
+def _report_collision(subject: Subject, sink: Listener, other: Listener) -> None:
+    # The mistake is where somebody wrote a port, not where a default stands.
+    at_sink = subject.tree.find(sink.path) is not None or subject.tree.find(other.path) is None
+    path, owner = (sink.path, other.owner) if at_sink else (other.path, sink.owner)
+    subject.report(path, f"port {sink.port} is taken by {owner}; give each its own")

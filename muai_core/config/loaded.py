@@ -67,6 +67,10 @@ class LoadedConfig(Struct, frozen=True, kw_only=True):
             self.config, name, engine_name, engine, source=self.source_text(name)
         )
 
+    def path(self, text: str) -> Path:
+        """A path of the config as an absolute one: from the file's folder, `~` written out."""
+        return resolve_path(text, self.folder)
+
     def source_text(self, name: str) -> str:
         """The model's source with a path made absolute."""
         found = self.sources.get(name)
@@ -77,12 +81,14 @@ class LoadedConfig(Struct, frozen=True, kw_only=True):
         section = self.config.engines.get(engine)
         if section is None or section.python is None:
             return None
-        return str(resolve_path(section.python, self.folder))
+        return str(self.path(section.python))
 
 
 def engine_enabled(config: Config, engine: str) -> bool:
-    section = getattr(config.optimization, engine, None)
-    return section is None or bool(section.enabled)
+    """False when `optimization.<engine>.enabled` forbids the engine."""
+    if engine not in type(config.optimization).model_fields:
+        return True
+    return bool(getattr(config.optimization, engine).enabled)
 
 
 def optimization_default(config: Config, engine: str, key: str) -> tuple[int, KeyPath] | None:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import fields
 
 from muai_core.config import ConfigError, load_config
 from muai_core.config.errors import Origin
 from muai_core.config.loaded import GIB
+from muai_core.config.schema import GatewayConfig
 from muai_core.config.yaml_text import core_schema, parse_yaml
+from muai_core.gateway.settings import GatewaySettings
 from muai_core.plugin.loading import Plugins
 
 MINIMAL = "models:\n  chat:\n    source: model.gguf\n"
@@ -243,7 +246,7 @@ def test_keys_from_the_environment_open_the_gateway(load, write) -> None:
     assert load(path, environ={"KEYS": "a,b"}).config.gateway.host == "::"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_no_keys(load, write, host: str) -> None:
     assert load(write(MINIMAL + f"gateway: {{host: '{host}'}}\n")).warnings == ()
 
@@ -254,6 +257,34 @@ def test_beyond_loopback_needs_keys_or_a_word(load, write, host: str) -> None:
         load(write(MINIMAL + f"gateway: {{host: '{host}'}}\n"))
     opened = f"gateway: {{host: '{host}', allow_unauthenticated: true}}\n"
     assert load(write(MINIMAL + opened)).config.gateway.allow_unauthenticated
+
+
+def test_gateway_section_is_what_the_gateway_takes() -> None:
+    """The gateway has settings of its own, so that it can be used without a config file."""
+    of_config = {key: field.default for key, field in GatewayConfig.model_fields.items()}
+    of_gateway = {field.name: field.default for field in fields(GatewaySettings)}
+    assert of_config == of_gateway
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"), [("# none\n\n", "holds no key"), ("ab cd\n", "a key with a space")]
+)
+def test_key_file_has_to_hold_usable_keys(
+    load, write, tmp_path: Path, content: str, complaint: str
+) -> None:
+    keys = tmp_path / "keys.txt"
+    keys.write_text(content)
+    keys.chmod(0o600)
+    with pytest.raises(ConfigError, match=complaint) as raised:
+        load(write(MINIMAL + "gateway: {api_keys_file: keys.txt}\n"))
+    assert "ab cd" not in str(raised.value)
+
+
+def test_two_listeners_on_one_port_need_two_addresses(load, write) -> None:
+    two = "gateway: {{port: 9090}}\nsinks: {{prometheus: {{host: {host}}}}}\n"
+    load(write(MINIMAL + two.format(host="10.0.0.1")))
+    with pytest.raises(ConfigError, match="port 9090 is taken"):
+        load(write(MINIMAL + two.format(host="0.0.0.0")))
 
 
 def test_engine_interpreter_keeps_its_link(load, write, tmp_path: Path) -> None:
