@@ -21,6 +21,8 @@ SPAWN, LOAD, READY = "spawn", "load", "ready"
 _FIRST_POLL_S = 0.05
 _LAST_POLL_S = 0.5
 _POLL_GROWTH = 1.3
+#: An engine's news about itself is passed on at most this often: it is journalled and shown.
+_NEWS_EVERY_S = 0.5
 
 
 class StageDeadlines(Struct, frozen=True, kw_only=True):
@@ -105,7 +107,9 @@ async def _pass_stage(
     name: str, deadline_s: float, ask: Callable[[], Awaitable[Answer]], report: Report
 ) -> None:
     report(name, None)
+    loop = asyncio.get_running_loop()
     detail = None
+    next_news_at = loop.time()
     words = "the program does not run yet"
     poll_s = _FIRST_POLL_S
     try:
@@ -115,9 +119,10 @@ async def _pass_stage(
                 words = answer.words
                 if answer.fulfilled:
                     return
-                if answer.detail not in (None, detail):
+                if answer.detail not in (None, detail) and loop.time() >= next_news_at:
                     detail = answer.detail
                     report(name, detail)
+                    next_news_at = loop.time() + _NEWS_EVERY_S
                 await asyncio.sleep(poll_s)
                 poll_s = min(poll_s * _POLL_GROWTH, _LAST_POLL_S)
     except TimeoutError:

@@ -18,7 +18,7 @@ from replica_programs import is_alive, until
 
 from muai_core.control import events as ev
 from muai_core.plugin.engine import LaunchSpec
-from muai_core.runtime import replica_life
+from muai_core.runtime import bring_up, replica_life
 from muai_core.runtime.bring_up import StageDeadlines
 from muai_core.runtime.instance import Instance
 from muai_core.runtime.orphans import reclaim_orphans
@@ -175,7 +175,10 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
 # A life without trouble
 
 
-async def test_a_replica_is_started_serves_and_is_stopped(fleet: Fleet) -> None:
+async def test_a_replica_is_started_serves_and_is_stopped(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bring_up, "_NEWS_EVERY_S", 0)
     launch = fleet.start(health=["loading weights 0 %", "loading weights 50 %", None])
     ready = await fleet.event(ev.ReplicaReady)
     assert ready.endpoint == f"http://127.0.0.1:{launch.port}"
@@ -202,6 +205,17 @@ async def test_a_replica_is_started_serves_and_is_stopped(fleet: Fleet) -> None:
         ("ReplicaReady", None, None),
         ("ReplicaExited", None, None),
     ]
+
+
+async def test_an_engine_that_talks_a_lot_is_passed_on_now_and_then(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bring_up, "_NEWS_EVERY_S", 1000)
+    fleet.start(health=[*(f"step {number}" for number in range(10)), None])
+    await fleet.event(ev.ReplicaReady)
+    progress = [fact for fact in fleet.of("chat.0") if isinstance(fact, ev.ReplicaProgressed)]
+    details = [fact.detail for fact in progress if fact.detail is not None]
+    assert details == ["step 0"]
 
 
 async def test_the_record_names_devices_and_members_while_it_runs(fleet: Fleet) -> None:
