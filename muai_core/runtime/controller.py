@@ -12,6 +12,7 @@ through the inbox, so no driver can delay or crash the control plane.
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +25,9 @@ from muai_core.gateway.server import Gateway
 from muai_core.gateway.settings import GatewaySettings
 from muai_core.model.routing import RoutingTable
 from muai_core.plugin.metric_sink import MetricSink
+from muai_core.runtime import explain, status
 from muai_core.runtime.bring_up import StageDeadlines
+from muai_core.runtime.control_api import ControlApi
 from muai_core.runtime.executor import EngineRunner, Executor
 from muai_core.runtime.inbox import Inbox
 from muai_core.runtime.instance import Instance
@@ -100,7 +103,7 @@ class Controller:
             stack.push_async_callback(monitor.close)
             monitor.start()
             await monitor.first_answers(_FIRST_LOOK_S)
-            resolved = self._resolve()
+            resolved = self._resolved = self._resolve()
             self.plane = self._make_plane(resolved)
             self.sinks = SinkRunners(self._sinks())
             stack.push_async_callback(self._off_loop, self.sinks.close)
@@ -118,6 +121,11 @@ class Controller:
             stack.push_async_callback(self.progress.close)
             self.executor = self._make_executor()
             stack.push_async_callback(self.executor.close)
+            api = ControlApi(
+                self._instance.state_dir, self._status, self._explain, self._stop_as_asked
+            )
+            await api.start()
+            stack.push_async_callback(api.close)
             self._inbox.put(ev.DeploymentsDesired(deployments=resolved.deployments))
             stack.push_async_callback(self._end_tasks)
             self._go(self._observe_replicas())
@@ -243,6 +251,7 @@ class Controller:
                 "version": muai_core.__version__,
                 "uptime_s": round(self.clock(), 3),
                 "stopping": self._stopping,
+                "requests_in_flight": sum(self._in_flight().values()),
             },
             "devices": [
                 {
@@ -256,6 +265,33 @@ class Controller:
                 for record in records
             ],
         }
+
+    # --- what others see ------------------------------------------------------------------------
+
+    def _surroundings(self) -> status.Surroundings:
+        return status.Surroundings(
+            version=muai_core.__version__,
+            pid=os.getpid(),
+            started_at_s=0.0,
+            gateway_address=self.address,
+            in_flight=self._in_flight(),
+            sinks=self.sinks.statuses(),
+            plugins=self._loaded.plugins.records,
+            choices=self._resolved.choices,
+        )
+
+    def _status(self) -> dict[str, Any]:
+        return status.status_view(self.plane.state, self._surroundings(), self.clock())
+
+    def _explain(self, model: str) -> dict[str, Any] | None:
+        return explain.explain_view(
+            self.plane.state, model, self._resolved.choices.get(model, ()), self.clock()
+        )
+
+    def _stop_as_asked(self, now: bool) -> None:
+        self.stop()
+        if now:
+            self.kill()
 
     # --- beside the loop ------------------------------------------------------------------------
 
@@ -280,15 +316,17 @@ class Controller:
             await asyncio.sleep(_PUBLISH_METRICS_S)
 
     def _families(self) -> tuple[Any, ...]:
-        in_flight = {
-            (load.replica_id, load.epoch): load.outstanding for load in self.gateway.loads()
-        }
         return (
             *collect.controller_families(muai_core.__version__, self.clock(), None),
             *collect.sink_families(self.sinks.batches_dropped()),
-            *collect.state_families(self.plane.state, in_flight, self.progress.latest),
+            *collect.state_families(
+                self.plane.state, self._in_flight(), self.progress.latest
+            ),
             *self._registry.collect(),
         )
+
+    def _in_flight(self) -> dict[tuple[str, int], int]:
+        return {(load.replica_id, load.epoch): load.outstanding for load in self.gateway.loads()}
 
     # --- the end --------------------------------------------------------------------------------
 
