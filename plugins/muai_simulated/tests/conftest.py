@@ -98,6 +98,11 @@ def reading_of(devices: SimulatedDevices) -> Callable[[int], DeviceReading]:
 
 
 @pytest.fixture
+def free_port() -> int:
+    return _free_port()
+
+
+@pytest.fixture
 def start(
     devices: SimulatedDevices, holdings_directory: Path, tmp_path: Path
 ) -> Iterator[Callable[..., Replica]]:

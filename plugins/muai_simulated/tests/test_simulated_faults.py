@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from muai_simulated.config import FaultOptions
 
 STREAM = {"model": "m", "prompt": "hello", "max_tokens": 10, "stream": True}
 CONNECTION_ERRORS = (openai.APIConnectionError, httpx.TransportError)
@@ -113,27 +114,32 @@ def test_it_refuses_to_die(start: Callable[..., Any]) -> None:
     assert replica.process.wait(30) == -signal.SIGKILL
 
 
+def test_faults_spare_the_second_incarnation_when_told_so(start: Callable[..., Any]) -> None:
+    faults = {"exit_after_requests": 0, "first_epoch_only": True}
+    first, second = start(faults=faults, epoch=1), start((1,), faults=faults, epoch=2)
+    with pytest.raises(CONNECTION_ERRORS):
+        first.ask()
+    assert first.process.wait(30) == 1
+    assert second.ask()
+
+
 @pytest.mark.parametrize(
-    ("only", "incarnation", "hit"),
+    ("only", "replica_id", "epoch", "hit"),
     [
-        ({"first_epoch_only": True}, {"epoch": 1}, True),
-        ({"first_epoch_only": True}, {"epoch": 2}, False),
-        ({"only_epochs": [2, 3]}, {"epoch": 1}, False),
-        ({"only_epochs": [2, 3]}, {"epoch": 3}, True),
-        ({"only_replicas": ["m.1"]}, {"replica_id": "m.0"}, False),
-        ({"only_replicas": ["m.1"]}, {"replica_id": "m.1", "epoch": 4}, True),
+        ({}, "m.0", 7, True),
+        ({"first_epoch_only": True}, "m.0", 1, True),
+        ({"first_epoch_only": True}, "m.0", 2, False),
+        ({"only_epochs": [2, 3]}, "m.0", 1, False),
+        ({"only_epochs": [2, 3]}, "m.0", 3, True),
+        ({"only_replicas": ["m.1"]}, "m.0", 1, False),
+        ({"only_replicas": ["m.1"]}, "m.1", 4, True),
+        ({"only_replicas": ["m.1"], "first_epoch_only": True}, "m.1", 4, False),
     ],
 )
 def test_faults_hit_only_whom_they_are_meant_for(
-    start: Callable[..., Any], only: dict[str, Any], incarnation: dict[str, Any], hit: bool
+    only: dict[str, Any], replica_id: str, epoch: int, hit: bool
 ) -> None:
-    replica = start(faults={"exit_after_requests": 0, **only}, **incarnation)
-    if hit:
-        with pytest.raises(CONNECTION_ERRORS):
-            replica.ask()
-        assert replica.process.wait(30) == 1
-    else:
-        assert replica.ask()
+    assert FaultOptions.model_validate(only).hit(replica_id, epoch) is hit
 
 
 def pieces_of(replica: Any) -> list[str]:
