@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from muai_core.control import events as ev
-from muai_core.control.lifecycle import MAY_RUN, ReplicaState, Trigger, may
+from muai_core.control.lifecycle import HOLDS_DEVICES, MAY_RUN, ReplicaState, Trigger, may
 from muai_core.control.state import DeviceRecord, Replica, SourceRecord
 from muai_core.control.turn import Turn
 from muai_core.model.deployment import Deployment
@@ -27,6 +27,9 @@ class Illegal(Struct, frozen=True):
 
 
 Verdict = Stale | Illegal | None
+
+#: Per deployment; more is a slip of the hand, and would keep a step busy for minutes.
+MOST_REPLICAS = 100_000
 
 
 def apply(turn: Turn, event: ev.Event) -> Verdict:
@@ -60,7 +63,7 @@ def _deployments_desired(turn: Turn, event: ev.DeploymentsDesired) -> Verdict:
 
 def _possible(deployment: Deployment) -> bool:
     return (
-        deployment.replicas >= 0
+        0 <= deployment.replicas <= MOST_REPLICAS
         and deployment.tensor_parallel_size >= 1
         and deployment.pipeline_parallel_size >= 1
         and (deployment.memory_bytes_per_device or 0) >= 0
@@ -115,7 +118,9 @@ def _devices_observed(turn: Turn, event: ev.DevicesObserved) -> Verdict:
         if record.source == inventory.source and uuid not in seen
     ]
     for uuid in missing:
-        turn.state.devices[uuid] = structs.replace(turn.state.devices[uuid], present=False)
+        record = turn.state.devices[uuid]
+        turn.capacity_changed |= record.present
+        turn.state.devices[uuid] = structs.replace(record, present=False)
     turn.forget_absent_devices(tuple(missing))
     return None
 
@@ -132,6 +137,11 @@ def _inventory_fault(turn: Turn, inventory: Inventory) -> str | None:
             return f"{device.uuid} is reported by both {record.source} and {inventory.source}"
         if device.memory_total_bytes < 0:
             return f"{device.uuid} has negative memory"
+        if device.memory_total_bytes < turn.state.ledger.claimed_bytes(device.uuid):
+            return f"{device.uuid} has less memory than is claimed on it"
+    for reading in inventory.readings:
+        if (reading.memory_foreign_bytes or 0) < 0:
+            return f"{reading.uuid} has negative memory in use"
     if not {reading.uuid for reading in inventory.readings} <= set(uuids):
         return f"source {inventory.source} has a reading of a device that it does not list"
     return None
@@ -140,6 +150,8 @@ def _inventory_fault(turn: Turn, inventory: Inventory) -> str | None:
 def _see(turn: Turn, record: DeviceRecord) -> None:
     before = turn.state.devices.get(record.device.uuid)
     turn.state.devices[record.device.uuid] = record
+    if record.device.platform not in turn.state.platforms:
+        turn.state.platforms.append(record.device.platform)
     if before is None or _capacity(before) != _capacity(record):
         turn.capacity_changed = True
 
@@ -162,11 +174,12 @@ def _addressed(turn: Turn, event: ev.ReplicaFact) -> Replica | Stale | Illegal:
     replica = turn.state.replicas.get(event.replica_id)
     if replica is None:
         name, _, number = event.replica_id.rpartition(".")
-        given_out = turn.state.numbers.get(name, -1)
-        if number.isdecimal() and int(number) <= given_out:
+        last = turn.state.numbers.get(name)
+        # `int` refuses to read thousands of digits.
+        if last is not None and number.isdecimal() and len(number) <= 9 and int(number) <= last:
             return Stale("a replica that is gone")
         return Illegal("a replica that never was")
-    if event.epoch > replica.epoch:
+    if not 1 <= event.epoch <= replica.epoch:
         return Illegal("an epoch that never was")
     if event.epoch < replica.epoch:
         return Stale("an earlier epoch")
@@ -179,7 +192,7 @@ def _replica_spawned(turn: Turn, event: ev.ReplicaSpawned) -> Verdict:
         return replica
     if replica.state not in MAY_RUN:
         return Stale("late")
-    turn.store(structs.replace(replica, pid=event.pid))
+    turn.store(structs.replace(replica, pid=event.pid, spawned_at_s=turn.state.now_s))
     return None
 
 
@@ -243,18 +256,24 @@ def _replicas_observed(turn: Turn, event: ev.ReplicasObserved) -> Verdict:
     state.replicas_observed_at_s = event.observed_at_s
     seen = {(sighting.replica_id, sighting.epoch) for sighting in event.sightings}
     for replica in list(state.replicas.values()):
-        # Whatever changed after the observation knows better.
-        overtaken = replica.since_s >= event.observed_at_s
-        if replica.state in MAY_RUN and not overtaken and (replica.id, replica.epoch) not in seen:
+        existed = _ran_before(replica, event.observed_at_s)
+        if existed and (replica.id, replica.epoch) not in seen:
             turn.lose(replica, "its process is gone; the exit itself was not reported")
     for sighting in event.sightings:
         owner = state.replicas.get(sighting.replica_id)
-        if owner is None or sighting.epoch < owner.epoch:
+        if owner is None or sighting.epoch != owner.epoch or owner.state not in HOLDS_DEVICES:
             deadline_at_s = state.now_s + state.settings.stop_margin_s
             turn.stop_epoch(
                 sighting.replica_id, sighting.epoch, deadline_at_s, 0.0, "nobody owns this process"
             )
     return None
+
+
+def _ran_before(replica: Replica, observed_at_s: float) -> bool:
+    """Whether an observation of that time must show the replica's process if it still runs."""
+    if replica.state is ReplicaState.STARTING:
+        return replica.spawned_at_s is not None and replica.spawned_at_s < observed_at_s
+    return replica.state in MAY_RUN and replica.since_s < observed_at_s
 
 
 _HANDLERS: dict[type, Callable[[Turn, Any], Verdict]] = {

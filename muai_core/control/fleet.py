@@ -10,7 +10,7 @@ def fleet_of(state: State) -> Fleet:
     """Every device that is present, in the fixed order: node, index, UUID."""
     present = [record for record in state.devices.values() if record.present]
     present.sort(key=lambda r: (r.device.node, r.device.index, r.device.uuid))
-    return Fleet(tuple(_view(state, record) for record in present))
+    return Fleet(tuple(_view(state, record) for record in present), tuple(state.platforms))
 
 
 def with_claims(state: State, fleet: Fleet, changed: Iterable[str]) -> Fleet:
@@ -20,7 +20,8 @@ def with_claims(state: State, fleet: Fleet, changed: Iterable[str]) -> Fleet:
         tuple(
             _view(state, state.devices[view.uuid]) if view.uuid in renew else view
             for view in fleet.devices
-        )
+        ),
+        fleet.platforms,
     )
 
 

@@ -34,9 +34,13 @@ def _every_claim_has_its_replica(state: State) -> list[str]:
 
 
 def _every_holder_has_its_claims(state: State) -> list[str]:
+    held: dict[str, list[str]] = {}
+    for uuid, claims in state.ledger.claims.items():
+        for replica_id in claims:
+            held.setdefault(replica_id, []).append(uuid)
     found = []
     for replica in state.replicas.values():
-        holds = sorted(uuid for uuid, c in state.ledger.claims.items() if replica.id in c)
+        holds = sorted(held.get(replica.id, []))
         expected = _devices_of(replica)
         if holds != expected:
             found.append(f"{replica.id} is {replica.state} with {holds}, expected {expected}")
@@ -69,17 +73,16 @@ def _routes_lead_to_ready_replicas(state: State) -> list[str]:
 
 
 def _no_more_than_desired(state: State) -> list[str]:
-    found = []
-    for name, deployment in state.deployments.items():
-        live = sum(
-            replica.deployment == name
-            and not replica.retiring
-            and replica.generation == deployment.generation
-            for replica in state.replicas.values()
-        )
-        if live != deployment.replicas:
-            found.append(f"{name} has {live} replicas in play, {deployment.replicas} are desired")
-    return found
+    in_play = dict.fromkeys(state.deployments, 0)
+    for replica in state.replicas.values():
+        deployment = state.deployments.get(replica.deployment)
+        if deployment is not None and replica.generation == deployment.generation:
+            in_play[deployment.name] += not replica.retiring
+    return [
+        f"{name} has {in_play[name]} replicas in play, {deployment.replicas} are desired"
+        for name, deployment in state.deployments.items()
+        if in_play[name] != deployment.replicas
+    ]
 
 
 def _nobody_waits_for_ever(state: State) -> list[str]:

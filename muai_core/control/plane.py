@@ -27,7 +27,7 @@ from muai_core.control.fleet import fleet_of, with_claims
 from muai_core.control.lifecycle import HOLDS_DEVICES, ReplicaState, Trigger
 from muai_core.control.reconcile import reconcile
 from muai_core.control.state import ControlSettings, Replica, State
-from muai_core.control.turn import Timers, Turn
+from muai_core.control.turn import Turn
 from muai_core.model.fleet import Fleet, PlacementRequest
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.planning.place import place
@@ -72,8 +72,7 @@ class ControlPlane:
 
     def next_wakeup(self) -> float | None:
         """When `step` must be called even if nothing happens, on the same clock; None: never."""
-        due = self._turn.timers.next_due(self._turn.state)
-        return None if due is None else due[0]
+        return self._turn.timers.next_due_at_s(self._turn.state)
 
     def snapshot(self) -> bytes:
         """The whole state as JSON: planes with the same history give the same bytes."""
@@ -91,9 +90,7 @@ class ControlPlane:
         state = msgspec.json.decode(snapshot, type=State)
         plane = cls(state.settings, strategy, policy)
         plane._turn.state = state
-        plane._turn.timers = Timers()
-        for replica in state.replicas.values():
-            plane._turn.store(replica)
+        plane._turn.index()
         plane._turn.published = {
             name: part for name in state.deployments if (part := plane._routes_of(name)) is not None
         }
@@ -116,8 +113,8 @@ class ControlPlane:
     def _expire(self) -> None:
         """Act on every deadline that has passed. No outcome means: ask again, or ask for more."""
         turn = self._turn
-        while (due := turn.timers.next_due(turn.state)) is not None and due[0] <= turn.state.now_s:
-            replica = turn.state.replicas[due[1]]
+        for replica_id in turn.timers.take_due(turn.state):
+            replica = turn.state.replicas[replica_id]
             match replica.state:
                 case ReplicaState.STARTING:
                     cause = f"did not start within {turn.state.settings.start_deadline_s:g} s"
@@ -138,7 +135,12 @@ class ControlPlane:
             name = next(iter(turn.dirty))
             del turn.dirty[name]
             replicas = [turn.state.replicas[key] for key in turn.members.get(name, {})]
-            wanted = reconcile(turn.state.deployments.get(name), replicas)
+            wanted = reconcile(
+                turn.state.deployments.get(name),
+                replicas,
+                # What blocked a replica may be gone by now; `_place` finds out and comes back here.
+                make_room=not turn.capacity_changed,
+            )
             for replica_id in wanted.retire:
                 turn.retire(turn.state.replicas[replica_id], "no longer desired")
             for _ in range(wanted.create):
@@ -149,27 +151,33 @@ class ControlPlane:
         turn = self._turn
         fleet: Fleet | None = None
         blocked: dict[str, Unplaceable] = {}
-        for name in turn.state.deployments:
-            for replica_id in list(turn.members.get(name, {})):
-                replica = turn.state.replicas[replica_id]
-                if replica.state is not ReplicaState.PENDING:
-                    continue
-                if replica.blocked is not None and not turn.capacity_changed:
-                    continue
-                fleet = fleet or fleet_of(turn.state)
-                # Equal wishes on an equal fleet have equal answers.
-                answer = blocked.get(name) or self._find_placement(replica, fleet)
-                if isinstance(answer, Placement):
-                    turn.start(replica, answer)
-                    fleet = with_claims(turn.state, fleet, answer.devices)
-                    continue
-                blocked[name] = answer
-                if replica.blocked != answer:
-                    turn.store(structs.replace(replica, blocked=answer))
+        for replica in self._to_be_placed():
+            name = replica.deployment
+            fleet = fleet or fleet_of(turn.state)
+            # Equal wishes on an equal fleet have equal answers.
+            answer = blocked.get(name) or self._find_placement(replica, fleet)
+            if isinstance(answer, Placement):
+                turn.start(replica, answer)
+                fleet = with_claims(turn.state, fleet, answer.devices)
+                continue
+            blocked[name] = answer
+            turn.touch(name)
+            if replica.blocked != answer:
+                turn.store(structs.replace(replica, blocked=answer))
         turn.capacity_changed = False
-        if turn.dirty:
-            # A replica that found no devices may be a reason to let an outdated one make room.
-            self._reconcile()
+        # A replica that found no devices may be a reason to let an outdated one make room.
+        self._reconcile()
+
+    def _to_be_placed(self) -> list[Replica]:
+        """In the order of the deployments, then of the replicas' numbers."""
+        turn = self._turn
+        pending = [turn.state.replicas[key] for key in turn.pending]
+        if not turn.capacity_changed:
+            pending = [replica for replica in pending if replica.blocked is None]
+        if len(pending) > 1:
+            position = {name: place for place, name in enumerate(turn.state.deployments)}
+            pending.sort(key=lambda replica: (position[replica.deployment], replica.number))
+        return pending
 
     def _find_placement(self, replica: Replica, fleet: Fleet) -> Placement | Unplaceable:
         turn = self._turn
@@ -208,7 +216,8 @@ class ControlPlane:
         if changed:
             parts = (turn.published[name] for name in turn.state.deployments)
             turn.state.routes = routes.assemble(turn.state.routes.version + 1, parts)
-            turn.actions.append(PublishRoutes(table=turn.state.routes))
+            # First, so that nothing is drained or stopped while it is still being routed to.
+            turn.actions.insert(0, PublishRoutes(table=turn.state.routes))
 
     def _routes_of(self, name: str) -> routes.ModelRoutes | None:
         turn = self._turn

@@ -21,6 +21,9 @@ _DISPENSABLE_FIRST = (
 )
 
 
+_SETTLED = (ReplicaState.READY, ReplicaState.ABANDONED)
+
+
 class Reconciliation(Struct, frozen=True, kw_only=True):
     """What one deployment needs. Replicas are named by id; every live one is in one bucket."""
 
@@ -36,11 +39,14 @@ class Reconciliation(Struct, frozen=True, kw_only=True):
     leaving: tuple[str, ...] = ()
 
 
-def reconcile(deployment: Deployment | None, replicas: Sequence[Replica]) -> Reconciliation:
+def reconcile(
+    deployment: Deployment | None, replicas: Sequence[Replica], *, make_room: bool = True
+) -> Reconciliation:
     """Sort a deployment's replicas into buckets. `deployment` None: nothing is desired.
 
     New before old: a ready replica of an older generation stays while fewer than the desired
-    number of current ones are ready, unless a current one finds no devices: then it makes room.
+    number of current ones are ready. When a current one finds no devices, the outdated ones make
+    room one at a time: the next goes when nothing is leaving or on its way to ready any more.
     """
     leaving = tuple(replica.id for replica in replicas if replica.retiring)
     live = [replica for replica in replicas if not replica.retiring]
@@ -51,6 +57,8 @@ def reconcile(deployment: Deployment | None, replicas: Sequence[Replica]) -> Rec
     current.sort(key=_worth, reverse=True)
     keep, surplus = current[: deployment.replicas], current[deployment.replicas :]
     still_needed = _outdated_still_needed(deployment, keep, outdated)
+    if make_room and not leaving and _stuck(keep):
+        still_needed = max(0, still_needed - 1)
     outdated.sort(key=_worth, reverse=True)
     return Reconciliation(
         create=deployment.replicas - len(keep),
@@ -70,5 +78,10 @@ def _outdated_still_needed(
 ) -> int:
     ready_now = sum(replica.state is ReplicaState.READY for replica in current)
     ready_before = sum(replica.state is ReplicaState.READY for replica in outdated)
-    blocked = sum(replica.blocked is not None for replica in current)
-    return max(0, min(ready_before, deployment.replicas - ready_now) - blocked)
+    return min(ready_before, max(0, deployment.replicas - ready_now))
+
+
+def _stuck(current: Sequence[Replica]) -> bool:
+    """Some find no devices, and none of the others will become ready by waiting."""
+    waiting = [replica for replica in current if replica.state not in _SETTLED]
+    return bool(waiting) and all(replica.blocked is not None for replica in waiting)

@@ -2,10 +2,15 @@
 
 from hashlib import blake2b
 
+import msgspec
+
+from muai_core.planning.wording import described
 from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss, RestartAfter
 
 #: Restarts are spread over this share of the delay, so that replicas do not start in step.
 _SPREAD = 0.2
+
+_DECISION: msgspec.json.Decoder[RestartAfter | GiveUp] = msgspec.json.Decoder(RestartAfter | GiveUp)
 
 
 class Ladder(RecoveryPolicy):
@@ -33,13 +38,17 @@ def decide(
 ) -> tuple[RestartAfter | GiveUp, str | None]:
     """Ask the policy. A raise or a wrong answer becomes the longest backoff and a complaint."""
     try:
-        decision = policy.decide(loss, backoff_initial_s, backoff_max_s)
-    except Exception as error:  # noqa: BLE001 - a policy may raise anything at all
-        complaint = f"recovery policy {policy.name} raised {type(error).__name__}: {error}"
-    else:
-        if isinstance(decision, GiveUp):
-            return decision, None
-        if isinstance(decision, RestartAfter) and 0 <= decision.delay_s < float("inf"):
-            return decision, None
-        complaint = f"recovery policy {policy.name} answered {decision!r}"
-    return RestartAfter(backoff_max_s, complaint), complaint
+        return _well_formed(policy.decide(loss, backoff_initial_s, backoff_max_s)), None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it may raise anything at all
+        complaint = f"recovery policy {policy.name} raised {described(error)}"
+        return RestartAfter(backoff_max_s, complaint), complaint
+
+
+def _well_formed(answer: object) -> RestartAfter | GiveUp:
+    """The answer as the plane's own record. Raises TypeError, ValueError or what msgspec raises."""
+    if not isinstance(answer, RestartAfter | GiveUp):
+        raise TypeError(f"expected RestartAfter or GiveUp, got {type(answer).__name__}")
+    decision = _DECISION.decode(msgspec.json.encode(answer))
+    if isinstance(decision, RestartAfter) and decision.delay_s < 0:
+        raise ValueError(f"a delay of {decision.delay_s} s")
+    return decision

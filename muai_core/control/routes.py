@@ -68,7 +68,7 @@ def _model_state(deployment: Deployment, waiting: list[Replica], ready: int) -> 
         return "ready"
     if deployment.replicas == 0:
         return "stopped"
-    if any(replica.loss for replica in waiting):
+    if any(replica.loss or replica.condemned for replica in waiting):
         return "recovering"
     if any(replica.state is ReplicaState.STARTING for replica in waiting):
         return "starting"

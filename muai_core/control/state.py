@@ -7,7 +7,7 @@ from msgspec import Struct, field
 from muai_core.control.ledger import Ledger
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, DeviceReading, Health
+from muai_core.model.device import Device, DeviceReading, Health, Platform
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.model.routing import RoutingTable
 
@@ -80,6 +80,8 @@ class Replica(Struct, frozen=True, kw_only=True):
     due_at_s: float | None = None
     placement: Placement | None = None
     pid: int | None = None
+    #: When the process of the current epoch was reported to exist.
+    spawned_at_s: float | None = None
     endpoint: str | None = None
     stage: str | None = None
     detail: str | None = None
@@ -110,6 +112,8 @@ class State(Struct, kw_only=True):
     numbers: dict[str, int] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
     devices: dict[str, DeviceRecord] = field(default_factory=dict)
+    #: Platforms that any device ever had, in the order of their first sight.
+    platforms: list[Platform] = field(default_factory=list)
     sources: dict[str, SourceRecord] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     routes: RoutingTable = RoutingTable()

@@ -34,15 +34,22 @@ class Timers(Struct):
         if replica.due_at_s is not None:
             heappush(self.heap, (replica.due_at_s, replica.id))
 
-    def next_due(self, state: State) -> tuple[float, str] | None:
+    def next_due_at_s(self, state: State) -> float | None:
         """The earliest entry that still holds; entries that were overtaken are dropped."""
         while self.heap:
             due_at_s, replica_id = self.heap[0]
             replica = state.replicas.get(replica_id)
             if replica is not None and replica.due_at_s == due_at_s:
-                return due_at_s, replica_id
+                return due_at_s
             heappop(self.heap)
         return None
+
+    def take_due(self, state: State) -> list[str]:
+        """Ids of the replicas that are due now, earliest first, each once."""
+        taken: dict[str, None] = {}
+        while (due_at_s := self.next_due_at_s(state)) is not None and due_at_s <= state.now_s:
+            taken[heappop(self.heap)[1]] = None
+        return list(taken)
 
 
 class Turn(Struct, kw_only=True):
@@ -61,16 +68,38 @@ class Turn(Struct, kw_only=True):
     reroute: dict[str, None] = field(default_factory=dict)
     #: The parts that the published routing table was put together from.
     published: dict[str, ModelRoutes] = field(default_factory=dict)
-    #: Replica ids by deployment: an index over `state.replicas`.
+    #: Two indices over `state.replicas`: ids by deployment, and the ids of all pending ones.
     members: dict[str, dict[str, None]] = field(default_factory=dict)
+    pending: dict[str, None] = field(default_factory=dict)
+
+    def index(self) -> None:
+        """Derive from the state, just restored, everything that is not part of it."""
+        restored, self.state.replicas = self.state.replicas, {}
+        for replica in restored.values():
+            self.store(replica)
+        # A state is stored between steps, when there is nothing left to look at again.
+        self.dirty, self.reroute = {}, {}
 
     def store(self, replica: Replica) -> Replica:
         """Put a record into its table and everything that follows from it up to date."""
-        self.timers.add(replica)
+        before = self.state.replicas.get(replica.id)
+        if before is None or before.due_at_s != replica.due_at_s:
+            self.timers.add(replica)
         self.state.replicas[replica.id] = replica
         self.members.setdefault(replica.deployment, {})[replica.id] = None
+        if replica.state is ReplicaState.PENDING:
+            self.pending[replica.id] = None
+        else:
+            self.pending.pop(replica.id, None)
         self.touch(replica.deployment)
         return replica
+
+    def forget(self, replica: Replica) -> None:
+        """Take a record out of its table and its indices."""
+        del self.state.replicas[replica.id]
+        del self.members[replica.deployment][replica.id]
+        self.pending.pop(replica.id, None)
+        self.touch(replica.deployment)
 
     def touch(self, deployment: str) -> None:
         """Look at this deployment again before the step ends."""
@@ -83,9 +112,7 @@ class Turn(Struct, kw_only=True):
         state = advance(replica.state, trigger)
         moved = structs.replace(replica, state=state, since_s=self.state.now_s, **changes)
         if state is ReplicaState.GONE:
-            del self.state.replicas[replica.id]
-            del self.members[replica.deployment][replica.id]
-            self.touch(replica.deployment)
+            self.forget(replica)
             return moved
         return self.store(moved)
 
@@ -119,6 +146,7 @@ class Turn(Struct, kw_only=True):
             retry_at_s=None,
             condemned=None,
             pid=None,
+            spawned_at_s=None,
             endpoint=None,
             stage=None,
             detail=None,

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec import Struct
 
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, Health
+from muai_core.model.device import Device, Health, Platform
 from muai_core.model.placement import Placement, Unplaceable
 
 
@@ -36,6 +36,9 @@ class Fleet(Struct, frozen=True):
     """Devices in a fixed order: node, index, UUID."""
 
     devices: tuple[DeviceView, ...]
+    #: Platforms that the fleet has or had: a model does not slide to a worse one when the devices
+    #: of a better one vanish.
+    platforms: tuple[Platform, ...] = ()
 
     def nodes(self) -> dict[str, list[DeviceView]]:
         """Devices grouped by node, both in fixed order."""

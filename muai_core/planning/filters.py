@@ -12,14 +12,15 @@ Filter = Callable[[PlacementRequest, DeviceView, Platform | None], str | None]
 
 
 def choose_platform(request: PlacementRequest, fleet: Fleet) -> Platform | None:
-    """The best platform of the engine that the fleet has at all, or the one the config names.
+    """The best platform of the engine that the fleet has or had, or the one the config names.
 
-    A model never slides to a slower platform because the better one is full: that would be a
-    silent loss of quality. Name the platform in `affinity.platform` to choose the slower one.
+    A model never slides to a slower platform because the better one is full or its devices are
+    gone: that would be a silent loss of quality. Name the platform in `affinity.platform` to choose
+    the slower one.
     """
     if request.deployment.affinity.platform is not None:
         return request.deployment.affinity.platform
-    there = {view.device.platform for view in fleet.devices}
+    there = {*fleet.platforms, *(view.device.platform for view in fleet.devices)}
     return next((platform for platform in request.deployment.platforms if platform in there), None)
 
 
@@ -32,7 +33,7 @@ def _platform(request: PlacementRequest, view: DeviceView, platform: Platform | 
         return None
     if request.deployment.affinity.platform is not None:
         return f"affinity.platform is {platform}, this is a {own} device"
-    return f"the fleet has {platform} devices; to use {own} instead, set affinity.platform: {own}"
+    return f"{platform} comes first on this fleet; to use {own}, set affinity.platform: {own}"
 
 
 def _affinity(request: PlacementRequest, view: DeviceView, platform: Platform | None) -> str | None:
@@ -86,7 +87,7 @@ def eligible(request: PlacementRequest, fleet: Fleet) -> tuple[Fleet, tuple[Refu
             passed.append(view)
         else:
             refusals.append(refusal)
-    return Fleet(tuple(passed)), tuple(refusals)
+    return Fleet(tuple(passed), fleet.platforms), tuple(refusals)
 
 
 def _first_refusal(

@@ -1,8 +1,11 @@
 """One replica on the fleet: filter, let the strategy choose, check what it chose."""
 
+import msgspec
+
 from muai_core.model.fleet import Fleet, PlacementRequest
 from muai_core.model.placement import Placement, Refusal, Unplaceable
 from muai_core.planning.filters import eligible
+from muai_core.planning.wording import described
 from muai_core.plugin.allocation import AllocationStrategy
 
 
@@ -17,9 +20,9 @@ def place(
     if not candidates.devices:
         return Unplaceable(_summary(refusals), refusals), None
     try:
-        chosen = strategy.place(request, candidates)
-    except Exception as error:  # noqa: BLE001 - a strategy may raise anything at all
-        complaint = f"allocation strategy {strategy.name} raised {type(error).__name__}: {error}"
+        chosen = _well_formed(strategy.place(request, candidates))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it may raise anything at all
+        complaint = f"allocation strategy {strategy.name} raised {described(error)}"
         return Unplaceable(complaint, refusals), complaint
     if isinstance(chosen, Unplaceable):
         return Unplaceable(chosen.summary, chosen.refusals + refusals), None
@@ -30,10 +33,21 @@ def place(
     return chosen, None
 
 
-def check(placement: object, request: PlacementRequest, candidates: Fleet) -> list[str]:
+def _well_formed(answer: object) -> Placement | Unplaceable:
+    """The answer as the plane's own record, every field of the right type.
+
+    Raises TypeError if it is neither a placement nor a refusal, and what msgspec raises if a field
+    is malformed: nothing else may get into the state.
+    """
+    if isinstance(answer, Placement):
+        return msgspec.json.decode(msgspec.json.encode(answer), type=Placement)
+    if isinstance(answer, Unplaceable):
+        return msgspec.json.decode(msgspec.json.encode(answer), type=Unplaceable)
+    raise TypeError(f"expected Placement or Unplaceable, got {type(answer).__name__}")
+
+
+def check(placement: Placement, request: PlacementRequest, candidates: Fleet) -> list[str]:
     """Every rule that a strategy's answer breaks, in words; empty when it may be applied."""
-    if not isinstance(placement, Placement):
-        return [f"expected Placement or Unplaceable, got {type(placement).__name__}"]
     deployment = request.deployment
     width, depth = deployment.tensor_parallel_size, deployment.pipeline_parallel_size
     faults = []
