@@ -82,7 +82,8 @@ class GatewayMeter:
             str(request.status),
             "true" if request.streamed else "false",
         ).add()
-        if request.outcome == "ok":
+        # Lists of models and the like are answered too, at once: they are no measure of a model.
+        if request.outcome == "ok" and model in self._models:
             self._registry.histogram(catalogue.REQUEST_DURATION, model).observe(request.duration_s)
         if request.first_token_s is not None:
             first_token = self._registry.histogram(catalogue.TIME_TO_FIRST_TOKEN, model)

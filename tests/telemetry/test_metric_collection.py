@@ -276,6 +276,7 @@ def test_requests_are_counted_by_what_became_of_them() -> None:
     meter.request_finished(finished("chat", outcome="cancelled", status=499, first_token_s=None))
     meter.request_finished(finished("gpt-7", outcome="refused", status=404, first_token_s=None))
     meter.request_finished(finished(None, outcome="refused", status=401, first_token_s=None))
+    meter.request_finished(finished(None, streamed=False, first_token_s=None))
     found = {family.name: family for family in registry.collect()}
     assert {point.labels: point.value for point in found["muai_requests"].points} == {
         ("chat", "ok", "200", "true"): 1.0,
@@ -283,6 +284,7 @@ def test_requests_are_counted_by_what_became_of_them() -> None:
         ("chat", "cancelled", "499", "true"): 1.0,
         ("", "refused", "404", "true"): 1.0,
         ("", "refused", "401", "true"): 1.0,
+        ("", "ok", "200", "false"): 1.0,
     }
     (duration,) = found["muai_request_duration_seconds"].points
     assert (duration.count, duration.total) == (1, 0.4)
