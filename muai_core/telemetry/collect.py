@@ -158,20 +158,17 @@ def device_families(
 def gpu_ids(gpus: Sequence[Device]) -> dict[str, str]:
     """The label `gpu_id` by UUID: the display index, as in `gpu_id="0"`.
 
-    Sources give each GPU of the fleet an index of its own. Where two nodes still use the same one,
-    these GPUs are told apart as `node/index`, and by UUID if even that is taken: two devices must
-    never share a series, because Prometheus would refuse the whole scrape.
+    Where nodes share an index, every GPU of the fleet is `node/index` instead, and its UUID if even
+    that is taken: two devices must never share a series, or Prometheus refuses the whole scrape.
     """
-    by_index = Counter(str(gpu.index) for gpu in gpus)
-    by_node = Counter(f"{gpu.node}/{gpu.index}" for gpu in gpus)
-    ids = {}
-    for gpu in gpus:
-        index, on_node = str(gpu.index), f"{gpu.node}/{gpu.index}"
-        if by_index[index] == 1:
-            ids[gpu.uuid] = index
-        else:
-            ids[gpu.uuid] = on_node if by_node[on_node] == 1 else gpu.uuid
-    return ids
+    choices = (
+        {gpu.uuid: str(gpu.index) for gpu in gpus},
+        {gpu.uuid: f"{gpu.node}/{gpu.index}" for gpu in gpus},
+    )
+    for ids in choices:
+        if len(set(ids.values())) == len(ids):
+            return ids
+    return {gpu.uuid: gpu.uuid for gpu in gpus}
 
 
 def _available_bytes(device: Device, reading: DeviceReading) -> int | None:

@@ -145,8 +145,12 @@ def test_more_used_than_there_is_leaves_nothing_available() -> None:
 
 
 def test_gpu_ids_are_indices_and_stay_apart_across_nodes() -> None:
-    fleet = [gpu(0, "a"), gpu(1, "a"), gpu(0, "b"), gpu(2, "b"), gpu(7, "c", "u1"), gpu(7, "c")]
-    assert list(gpu_ids(fleet).values()) == ["a/0", "1", "b/0", "2", "u1", "GPU-c-7"]
+    one_box = [gpu(0, "a"), gpu(1, "a"), gpu(7, "b")]
+    assert list(gpu_ids(one_box).values()) == ["0", "1", "7"]
+    two_boxes = [gpu(0, "a"), gpu(1, "a"), gpu(0, "b")]
+    assert list(gpu_ids(two_boxes).values()) == ["a/0", "a/1", "b/0"]
+    two_sources = [gpu(0, "a", "u1"), gpu(0, "a", "u2"), gpu(1, "a", "u3")]
+    assert list(gpu_ids(two_sources).values()) == ["u1", "u2", "u3"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 3)), max_size=12))
