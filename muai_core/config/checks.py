@@ -4,12 +4,11 @@ import ipaddress
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
-from muai_core.config.errors import Problem, Severity
 from muai_core.config.loaded import engine_enabled
 from muai_core.config.schema import Config, GatewayConfig
 from muai_core.config.sources import (
@@ -19,77 +18,12 @@ from muai_core.config.sources import (
     resolve_path,
     resolve_source,
 )
-from muai_core.config.tree import Node, dotted
+from muai_core.config.subject import Subject, absence
 from muai_core.config.tree import Path as KeyPath
-from muai_core.config.wording import choices, nearest
-from muai_core.plugin.loading import Plugins
+from muai_core.config.tree import dotted
 
 #: Engines that have a distribution of their own: what to install when one is named and missing.
 OFFICIAL_ENGINES = ("transformers", "vllm", "deepspeed", "simulated")
-
-
-class Subject:
-    """A config under examination: its sound part, its tree, and the mistakes found so far."""
-
-    def __init__(
-        self,
-        config: Config,
-        tree: Node,
-        broken: set[KeyPath],
-        plugins: Plugins,
-        folder: Path,
-        environ: Mapping[str, str],
-    ) -> None:
-        self.config = config
-        self.tree = tree
-        self.broken = broken
-        self.plugins = plugins
-        self.folder = folder
-        self.environ = environ
-        self.problems: list[Problem] = []
-        self.secrets: set[KeyPath] = set()
-
-    def is_sound(self, path: KeyPath) -> bool:
-        """Whether the value at `path` is what the user wrote, or a default nobody touched."""
-        return not any(path[: len(cut)] == cut for cut in self.broken)
-
-    def report(
-        self,
-        path: KeyPath,
-        message: str,
-        suggestion: str | None = None,
-        severity: Severity = "error",
-    ) -> None:
-        origin = self.tree.nearest(path).origin
-        self.problems.append(Problem(origin, dotted(path), message, suggestion, severity))
-
-    def check_name(
-        self, path: KeyPath, kind: str, name: str, installed: Iterable[str], *also: str
-    ) -> bool:
-        """Whether a part of that name is installed; if not, says why or what was meant."""
-        names = sorted(installed)
-        allowed = [*names, *also]
-        if name in allowed:
-            return True
-        reason = _absence(self.plugins, name)
-        if reason is not None:
-            self.report(path, f"the {kind} {name} is not available: {reason}")
-        elif (meant := nearest(name, allowed)) is not None:
-            self.report(path, f"no {kind} is called {name}", meant)
-        else:
-            self.report(path, f"no {kind} is called {name}; installed: {choices(names)}")
-        return False
-
-
-def _absence(plugins: Plugins, name: str) -> str | None:
-    """Why the plugin that would bring `name` brings nothing, None when there is none."""
-    for record in plugins.records:
-        own_names = {record.name, record.name.removeprefix("muai-").removeprefix("muai_")}
-        if name in own_names and record.status == "failed":
-            return f"plugin {record.name} failed to load: {record.reason}"
-        if name in own_names and record.status == "disabled":
-            return f"plugin {record.name} is disabled {record.reason}"
-    return None
 
 
 def check_plugin_files(subject: Subject, files: Mapping[int, Path]) -> None:
@@ -118,12 +52,15 @@ def check_models(subject: Subject) -> dict[str, ResolvedSource]:
         if model.engine != "auto" and subject.is_sound((*path, "engine")):
             _check_engine(subject, (*path, "engine"), model.engine)
         scheme = re.match(r"([a-z][a-z0-9_]*):", model.source)
-        if scheme and scheme[1] in subject.plugins.engines:
-            continue  # the engine's own scheme; its check sees it
+        if scheme and scheme[1] in (*subject.plugins.engines, model.engine):
+            continue  # the engine's own scheme, which nobody else can judge
         try:
             sources[name] = resolve_source(model.source, subject.folder)
         except SourceError as error:
-            subject.report((*path, "source"), str(error))
+            message = str(error)
+            if scheme and scheme[1] != "package":
+                message = f"no engine has sources that begin with {scheme[0]}; {message}"
+            subject.report((*path, "source"), message)
             subject.broken.add((*path, "source"))
     return sources
 
@@ -135,7 +72,7 @@ def _any_below(subject: Subject, section: str) -> bool:
 def _check_engine(subject: Subject, path: KeyPath, engine: str) -> None:
     installed = subject.plugins.engines
     official = engine in OFFICIAL_ENGINES
-    if engine not in installed and official and _absence(subject.plugins, engine) is None:
+    if engine not in installed and official and absence(subject.plugins, engine) is None:
         subject.report(path, f"the engine {engine} is not installed; pip install muai-{engine}")
     elif subject.check_name(path, "engine", engine, installed, "auto") and not engine_enabled(
         subject.config, engine
@@ -179,16 +116,13 @@ def _check_python(subject: Subject, path: KeyPath, text: str) -> None:
 
 def check_gateway(subject: Subject) -> None:
     gateway = subject.config.gateway
-    has_keys = False
-    sound = True
     if gateway.api_keys_file is not None:
-        has_keys = _check_key_file(subject, gateway.api_keys_file)
+        _check_key_file(subject, gateway.api_keys_file)
     if gateway.api_keys_env is not None:
-        has_keys = _check_key_variable(subject, gateway.api_keys_env) or has_keys
-    for key in ("host", "api_keys_file", "api_keys_env", "allow_unauthenticated"):
-        sound = sound and subject.is_sound(("gateway", key))
-    named = gateway.api_keys_file or gateway.api_keys_env
-    if sound and not (named or has_keys) and not _is_open_on_purpose(gateway):
+        _check_key_variable(subject, gateway.api_keys_env)
+    deciding = ("host", "api_keys_file", "api_keys_env", "allow_unauthenticated")
+    sound = all(subject.is_sound(("gateway", key)) for key in deciding)
+    if sound and not _is_guarded(gateway):
         subject.report(
             ("gateway", "host"),
             f"{gateway.host} is reachable from other machines and no API keys are set; set "
@@ -196,8 +130,9 @@ def check_gateway(subject: Subject) -> None:
         )
 
 
-def _is_open_on_purpose(gateway: GatewayConfig) -> bool:
-    return gateway.allow_unauthenticated or is_loopback(gateway.host)
+def _is_guarded(gateway: GatewayConfig) -> bool:
+    has_keys = gateway.api_keys_file is not None or gateway.api_keys_env is not None
+    return has_keys or gateway.allow_unauthenticated or is_loopback(gateway.host)
 
 
 def is_loopback(host: str) -> bool:
@@ -208,7 +143,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_key_file(subject: Subject, text: str) -> bool:
+def _check_key_file(subject: Subject, text: str) -> None:
     path: KeyPath = ("gateway", "api_keys_file")
     try:
         file = resolve_path(text, subject.folder)
@@ -216,43 +151,40 @@ def _check_key_file(subject: Subject, text: str) -> bool:
         content = file.read_text("utf-8") if stat.S_ISREG(mode) else None
     except FileNotFoundError:
         subject.report(path, f"no file {file}")
-        return False
+        return
     except UnicodeDecodeError:
         subject.report(path, f"{file} is not UTF-8 text")
-        return False
+        return
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         subject.report(path, f"the file cannot be read: {reason}")
-        return False
+        return
     if content is None:
         subject.report(path, f"{file} is not a regular file")
-        return False
+        return
     if mode & stat.S_IROTH:
         message = f"every user of this machine can read the keys; chmod 600 {file}"
         subject.report(path, message, severity="warning")
     lines = [line.strip() for line in content.splitlines() if not line.lstrip().startswith("#")]
-    return _check_keys(subject, path, str(file), lines, "one per line")
+    _check_keys(subject, path, str(file), lines, "one per line")
 
 
-def _check_key_variable(subject: Subject, name: str) -> bool:
+def _check_key_variable(subject: Subject, name: str) -> None:
     path: KeyPath = ("gateway", "api_keys_env")
     if name not in subject.environ:
         subject.report(path, f"the environment variable {name} is not set")
-        return False
+        return
     keys = [key.strip() for key in subject.environ[name].split(",")]
-    return _check_keys(subject, path, f"the environment variable {name}", keys, "between commas")
+    _check_keys(subject, path, f"the environment variable {name}", keys, "between commas")
 
 
-def _check_keys(subject: Subject, path: KeyPath, holder: str, found: list[str], how: str) -> bool:
+def _check_keys(subject: Subject, path: KeyPath, holder: str, found: list[str], how: str) -> None:
     keys = [key for key in found if key]
     if not keys:
         subject.report(path, f"{holder} holds no key; write them {how}")
-        return False
-    if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
+    elif not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
         # No Authorization header can carry it.
         subject.report(path, f"{holder} holds a key with a space or a character beyond ASCII")
-        return False
-    return True
 
 
 class Listener(Struct, frozen=True):

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from muai_core.config.checks import Subject
 from muai_core.config.loaded import draft_deployment, engine_enabled, optimization_default
 from muai_core.config.schema import Config
 from muai_core.config.sources import ResolvedSource
+from muai_core.config.subject import Subject
 from muai_core.config.tree import Path as KeyPath
 from muai_core.plugin.engine import Complaint, Engine
 

@@ -11,6 +11,7 @@ from muai_core.config.overrides import apply_environment, apply_settings
 from muai_core.config.reading import read_text
 from muai_core.config.schema import Config
 from muai_core.config.sources import is_file, resolve_path
+from muai_core.config.subject import Subject
 from muai_core.config.tree import Node
 from muai_core.config.tree import Path as KeyPath
 from muai_core.config.validation import fill_empty, validate
@@ -62,7 +63,7 @@ def load_tree(
         raise ConfigError(problems)
     files = _plugin_files(config, folder)
     plugins = load_plugins(list(dict.fromkeys(file for file in files.values() if is_file(file))))
-    subject = checks.Subject(config, tree, broken, plugins, folder, environ)
+    subject = Subject(config, tree, broken, plugins, folder, environ)
     checks.check_plugin_files(subject, files)
     sources = checks.check_models(subject)
     checks.check_recovery(subject)

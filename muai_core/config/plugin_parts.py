@@ -6,9 +6,9 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
-from muai_core.config.checks import Subject
 from muai_core.config.loaded import optimization_default
 from muai_core.config.schema import Config, SinkConfig
+from muai_core.config.subject import Subject
 from muai_core.config.tree import Path as KeyPath
 from muai_core.config.validation import validate
 from muai_core.config.wording import choices, keys_of, nearest
@@ -126,6 +126,9 @@ def _devices(subject: Subject) -> Any:
             subject.report(path, f"expected a mapping (key: value) with the options of {name}")
         else:
             completed[name] = check_options(subject, "device source", part, path, values or {})
+            if devices.sources is not None and name not in devices.sources:
+                message = f"{name} does not run: devices.sources does not list it"
+                subject.report(path, message, severity="warning")
     for index, name in enumerate(devices.sources or []):
         if subject.check_name(("devices", "sources", index), "device source", name, sources):
             path = ("devices", name)

@@ -7,7 +7,15 @@ from pydantic_core import ErrorDetails
 
 from muai_core.config.errors import Problem
 from muai_core.config.tree import Node, Path, dotted
-from muai_core.config.wording import choices, keys_of, mismatch, nearest, type_at, unwrap
+from muai_core.config.wording import (
+    choices,
+    field_named,
+    keys_of,
+    mismatch,
+    nearest,
+    type_at,
+    unwrap,
+)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 _ROUNDS_MAX = 20
@@ -19,9 +27,9 @@ def validate(
     """`tree` as a `model`, the mistakes, and the paths that were left out because of them.
 
     `tree` is the whole config; `base` is the place in it that `model` describes, except for the
-    keys `also`, which somebody else looks at. Mistakes are
-    reported, then cut out, and the rest is validated again, so that later checks still see
-    everything that is sound. The model is None when nothing sound is left. `tree` is not changed.
+    keys `also`, which somebody else looks at. Mistakes are reported, then cut out, and the rest is
+    validated again, so that later checks still see everything that is sound. The model is None
+    when nothing sound is left. `tree` is not changed.
     """
     problems: list[Problem] = []
     broken: set[Path] = set()
@@ -59,7 +67,7 @@ def fill_empty(node: Node, annotation: Any) -> None:
     if isinstance(node.value, dict):
         for key, child in node.value.items():
             if is_model:
-                field = annotation.model_fields.get(key)
+                field = field_named(annotation, key)
                 if field is not None:
                     nullable = type(None) in get_args(field.annotation)
                     if child.value is not None or not nullable:
@@ -106,7 +114,13 @@ def _problem(
             return Problem(origin, shown, "unknown option", meant)
         return Problem(origin, shown, f"unknown option; allowed: {choices(allowed)}")
     if detail["loc"] and detail["loc"][-1] == "[key]":
-        message = "a name has letters, digits and . _ : / @ + -, begins with a letter or digit"
-        return Problem(origin, shown, f"{message}, and has at most 128 characters")
+        return Problem(origin, shown, _name_message(detail))
     annotation, metadata = type_at(model, path)
     return Problem(origin, shown, mismatch(detail, annotation, metadata, base + path))
+
+
+def _name_message(detail: ErrorDetails) -> str:
+    if detail["type"] == "string_pattern_mismatch":
+        rule = "a name has letters, digits and . _ : / @ + -, begins with a letter or digit"
+        return f"{rule}, and has at most 128 characters"
+    return "a name has from 1 to 200 characters"

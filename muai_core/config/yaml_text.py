@@ -232,7 +232,7 @@ def core_schema(text: str) -> Scalar:
     if _BOOL.fullmatch(text):
         return text.lower() == "true"
     if _INT.fullmatch(text):
-        if len(text) > DIGITS_MAX:
+        if len(text.lstrip("+-")) > DIGITS_MAX:
             raise _ScalarError(f"a number of more than {DIGITS_MAX} digits")
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if _FLOAT.fullmatch(text) or _INF.fullmatch(text) or _NAN.fullmatch(text):

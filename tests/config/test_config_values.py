@@ -214,6 +214,11 @@ def test_listed_device_sources_are_the_only_ones(load, write) -> None:
     }
 
 
+def test_options_of_a_source_that_does_not_run_are_a_warning(load, write) -> None:
+    [warning] = load(write(MINIMAL + "devices:\n  sources: [cpu]\n  simulated: {}\n")).warnings
+    assert (warning.path, warning.line) == ("devices.simulated", 6)
+
+
 def test_local_plugin_registers_a_strategy(load, write, tmp_path: Path) -> None:
     (tmp_path / "spread.py").write_text(
         "from muai_core.plugin.allocation import AllocationStrategy\n"
