@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from muai_core.plugin.engine import LaunchSpec
 from muai_core.runtime.probe import Answer, Prober
-from muai_core.runtime.process import ReplicaProcess, SpawnError
+from muai_core.runtime.process import ReplicaProcess
+from muai_core.runtime.spawning import SpawnError
 
 SPAWN, LOAD, READY = "spawn", "load", "ready"
 _FIRST_POLL_S = 0.05

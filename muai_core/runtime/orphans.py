@@ -7,6 +7,7 @@ the marker in its environment; a pid alone, which may belong to a stranger by no
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,6 +27,7 @@ from muai_core.runtime.process_table import (
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.02
+_LAST_LOOK_S = 1.0
 
 
 class Marker(Struct, frozen=True):
@@ -128,17 +130,28 @@ class SpawnRecords:
 def reclaim_orphans(
     state_dir: Path, instance_id: str, *, kill_wait_s: float = 5.0
 ) -> tuple[Orphan, ...]:
-    """Kills what earlier controllers of this instance left; blocks for kill_wait_s at most.
+    """Kills what earlier controllers of this instance left; blocks for kill_wait_s and a second.
 
     Call it before the first spawn, off the event loop, while holding the instance's lock.
     """
+    orphans: list[Orphan] = []
+    deadline = time.monotonic() + kill_wait_s
+    # In a thread, because another process's environment may not be readable for ever so long.
+    work = threading.Thread(
+        target=_reclaim, args=(state_dir, instance_id, deadline, orphans), daemon=True
+    )
+    work.start()
+    work.join(kill_wait_s + _LAST_LOOK_S)
+    if work.is_alive():
+        _log.error("looking for orphans takes too long: a process is stuck in the kernel (ps, D)")
+    return tuple(orphans)
+
+
+def _reclaim(state_dir: Path, instance_id: str, deadline: float, orphans: list[Orphan]) -> None:
     records = SpawnRecords(state_dir)
     boot_id = read_boot_id()
     remembered = {record.marker: record for record in records.read_all()}
-    table = read_processes()
-    markers = set(_live_markers(table, instance_id))
-    deadline = time.monotonic() + kill_wait_s
-    orphans = []
+    markers = set(_live_markers(read_processes(), instance_id))
     for marker in sorted(markers | set(remembered), key=lambda marker: marker.text):
         record = remembered.get(marker)
         usable = record if record is not None and record.boot_id == boot_id else None
@@ -155,12 +168,11 @@ def reclaim_orphans(
             )
         if not left:
             records.remove(marker.replica_id, marker.epoch)
-    return tuple(orphans)
 
 
 def _live_markers(table: Iterable[Process], instance_id: str) -> Iterable[Marker]:
     for process in table:
-        if process.alive and process.state != "D":
+        if process.alive:
             marker = Marker.parse(read_marker(process.pid) or "")
             if marker is not None and marker.instance_id == instance_id:
                 yield marker

@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,28 +17,25 @@ from typing import TypeVar
 from msgspec import Struct
 
 from muai_core.runtime.process_table import (
-    MARKER_VARIABLE,
     Process,
     find_members,
     kill_exactly,
     read_process,
     read_processes,
 )
+from muai_core.runtime.spawning import Spawned, SpawnError, missing_interpreter, spawn
 
 _Result = TypeVar("_Result")
 
-_SHIM = Path(__file__).with_name("exec_shim.py")
 _STATUS_LIMIT_BYTES = 4096
 #: Helpers of a dead leader (multiprocessing's resource tracker) unlink shared memory; let them.
 _LINGER_S = 0.5
 _KILL_WAIT_S = 5.0
 _SCAN_WAIT_S = 2.0
+#: A single look can miss a process that is being forked or is in the middle of an exec.
+_EMPTY_SCANS_FOR_PROOF = 2
 _FIRST_POLL_S = 0.01
 _LAST_POLL_S = 0.1
-
-
-class SpawnError(Exception):
-    """The engine's program could not be started; the text says what and why."""
 
 
 class Exit(Struct, frozen=True):
@@ -70,23 +65,22 @@ class ReplicaProcess:
 
     def __init__(
         self,
-        popen: "subprocess.Popen[bytes]",
+        spawned: Spawned,
         *,
         program: str,
         marker: str,
         log_path: Path,
-        status_fd: int,
     ) -> None:
-        self.pid = popen.pid
+        self.pid = spawned.popen.pid
         self.program = program
         self.marker = marker
         self.log_path = log_path
         self.exit: Exit | None = None
-        leader = read_process(popen.pid)
+        leader = read_process(self.pid)
         self.start_ticks = leader.start_ticks if leader is not None else 0
         #: Every process ever seen of this replica, by (pid, start time).
         self.known: set[tuple[int, int]] = {(self.pid, self.start_ticks)}
-        self._popen = popen
+        self._popen = spawned.popen
         self._pid_is_reserved = True
         self._gone = False
         self._killing = False
@@ -94,8 +88,8 @@ class ReplicaProcess:
         self._exited = asyncio.Event()
         self._executed: asyncio.Future[str] = self._loop.create_future()
         self._status = bytearray()
-        self._status_fd: int | None = status_fd
-        self._loop.add_reader(status_fd, self._on_exec_status)
+        self._status_fd: int | None = spawned.status_fd
+        self._loop.add_reader(spawned.status_fd, self._on_exec_status)
         self._watch_exit()
 
     @classmethod
@@ -115,45 +109,15 @@ class ReplicaProcess:
         *thread* that started it ends, and only the main thread lives as long as the controller.
         Raises SpawnError; RuntimeError on another thread.
         """
-        if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("replicas are spawned on the main thread: they die with the thread")
-        if not argv:
-            raise SpawnError("the command is empty")
-        environment = _encode_environment({**env, MARKER_VARIABLE: marker})
-        with contextlib.ExitStack() as stack:
-            log_fd = _open_log(log_path)
-            stack.callback(os.close, log_fd)
-            try:
-                environment_fd = _anonymous_file(environment)
-                stack.callback(os.close, environment_fd)
-                status_fd, shim_status_fd = os.pipe()
-            except OSError as error:
-                raise SpawnError(f"cannot start {argv[0]}: {error.strerror}") from error
-            stack.callback(os.close, shim_status_fd)
-            shim = [sys.executable, "-I", "-S", str(_SHIM), str(os.getpid())]
-            try:
-                popen = subprocess.Popen(
-                    [*shim, str(shim_status_fd), str(environment_fd), "--", *argv],
-                    env={MARKER_VARIABLE: marker},
-                    cwd=cwd,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log_fd,
-                    stderr=log_fd,
-                    pass_fds=(shim_status_fd, environment_fd),
-                    start_new_session=True,
-                )
-            except (OSError, ValueError) as error:
-                os.close(status_fd)
-                raise SpawnError(f"cannot start {argv[0]}: {_words_of(error)}") from error
-        os.set_blocking(status_fd, False)
-        return cls(popen, program=argv[0], marker=marker, log_path=log_path, status_fd=status_fd)
+        spawned = spawn(argv, env=env, cwd=cwd, log_path=log_path, marker=marker)
+        return cls(spawned, program=argv[0], marker=marker, log_path=log_path)
 
     async def executed(self) -> None:
         """Waits until the program runs. Raises SpawnError when it could not be run."""
         words = await asyncio.shield(self._executed)
         if words:
             raise SpawnError(
-                f"cannot run {self.program}: {words}{_missing_interpreter(self.program)}"
+                f"cannot run {self.program}: {words}{missing_interpreter(self.program)}"
             )
 
     async def wait_exit(self, timeout_s: float | None = None) -> Exit | None:
@@ -218,14 +182,16 @@ class ReplicaProcess:
         deadline = self._loop.time() + kill_wait_s
         linger_until = self._loop.time() + (0 if self._killing or self.exit is None else _LINGER_S)
         poll_s = _FIRST_POLL_S
+        empty_scans = 0
         while not self._gone:
             members = await self._scan()
-            if members is not None and not members:
+            empty_scans = empty_scans + 1 if members == [] else 0
+            if empty_scans == _EMPTY_SCANS_FOR_PROOF:
                 self._reap()
                 break
-            if self._loop.time() >= linger_until:
+            if members != [] and self._loop.time() >= linger_until:
                 self._kill_members(members or [])
-            if self._loop.time() >= deadline:
+            if members != [] and self._loop.time() >= deadline:
                 return Release(proven=False, survivors=_describe(members))
             await self.wait_exit(poll_s) if self.exit is None else await asyncio.sleep(poll_s)
             poll_s = min(poll_s * 2, _LAST_POLL_S)
@@ -308,25 +274,6 @@ def _read_exit(pid: int, flags: int) -> Exit:
     return Exit(signal=result.si_status)
 
 
-def _missing_interpreter(program: str) -> str:
-    """Explains "No such file" for a script that is there while its interpreter is not."""
-    try:
-        with Path(program).open("rb") as file:
-            first_line = file.readline(256)
-    except OSError:
-        return ""
-    words = first_line.decode("utf-8", errors="replace").strip()
-    return f" (the script's first line is {words})" if words.startswith("#!") else ""
-
-
-def _words_of(error: OSError | ValueError) -> str:
-    if not isinstance(error, OSError):
-        return str(error)
-    # The interpreter of the shim says nothing to people; the working directory does.
-    of_file = error.filename not in (None, sys.executable)
-    return f"{error.strerror}: {error.filename}" if of_file else str(error.strerror)
-
-
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -348,34 +295,6 @@ def _collect_zombies(found: list[Process], *, except_pid: int) -> None:
         if ours and not process.alive:
             with contextlib.suppress(OSError):
                 os.waitpid(process.pid, os.WNOHANG)
-
-
-def _encode_environment(env: Mapping[str, str]) -> bytes:
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name + value:
-            raise SpawnError(f"environment variable {name!r}: no empty name, no '=', no NUL byte")
-    return b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in env.items())
-
-
-def _anonymous_file(content: bytes) -> int:
-    """A file in memory with this content, read from its beginning. Raises OSError."""
-    fd = os.memfd_create("environment")
-    try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(content)
-        os.lseek(fd, 0, os.SEEK_SET)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _open_log(path: Path) -> int:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise SpawnError(f"cannot write the log {path}: {error.strerror}") from error
 
 
 async def _in_daemon_thread(work: Callable[[], _Result], timeout_s: float) -> _Result | None:

@@ -16,7 +16,6 @@ from msgspec import Struct
 MARKER_VARIABLE = "MUAI_REPLICA"
 #: The environment of a process is at most this long before it is cut off, in bytes.
 _ENVIRON_LIMIT_BYTES = 4 * 1024 * 1024
-_UNINTERRUPTIBLE = "D"
 _STATE_WORDS = {
     "R": "running",
     "S": "sleeping",
@@ -78,8 +77,8 @@ def read_processes() -> list[Process]:
 def read_marker(pid: int) -> str | None:
     """The replica marker in a process's environment; None without one or without permission.
 
-    The read may block for as long as another thread of that process holds its memory map, so it
-    never happens on the event loop.
+    The read blocks while a thread of that process that is stuck in the kernel holds its memory
+    map, so it never happens on the event loop, and callers give up waiting for it.
     """
     try:
         with Path(f"/proc/{pid}/environ").open("rb") as file:
@@ -108,6 +107,8 @@ def find_members(
 ) -> list[Process]:
     """The processes in `table`, zombies included, that belong to the replica with this marker.
 
+    May block, as `read_marker` may.
+
     session: the leader's pid while that pid cannot have been reused, else None.
     since_ticks: the leader's start; nothing that is older can be its descendant.
     """
@@ -120,9 +121,8 @@ def find_members(
     }
     _add_descendants(members, young)
     for process in young:
-        # Reading the environment of a process in state D could block until it leaves that state.
-        readable = process.alive and process.state != _UNINTERRUPTIBLE
-        if process.pid not in members and readable and read_marker(process.pid) == marker:
+        known_member = process.pid in members
+        if not known_member and process.alive and read_marker(process.pid) == marker:
             members[process.pid] = process
     _add_descendants(members, young)
     return list(members.values())

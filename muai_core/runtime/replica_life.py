@@ -16,7 +16,8 @@ from muai_core.runtime.environment import compose_environment
 from muai_core.runtime.log_tail import log_tail
 from muai_core.runtime.orphans import Marker, SpawnRecord, SpawnRecords
 from muai_core.runtime.probe import Prober
-from muai_core.runtime.process import ReplicaProcess, SpawnError
+from muai_core.runtime.process import ReplicaProcess
+from muai_core.runtime.spawning import SpawnError
 
 _log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -178,6 +179,17 @@ def test_an_orphan_that_does_not_die_keeps_its_devices_and_its_record(
         [orphan] = reclaim_orphans(state_dir, "box")
         assert orphan.killed_pids == (stranger.pid,)
         stranger.wait(20)
+
+
+def test_a_stranger_that_is_stuck_in_the_kernel_does_not_stop_the_controller(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unstuck = threading.Event()
+    monkeypatch.setattr(orphans_module, "read_marker", lambda pid: unstuck.wait(20) and None)
+    monkeypatch.setattr(orphans_module, "_LAST_LOOK_S", 0.1)
+    assert reclaim_orphans(state_dir, "box", kill_wait_s=0) == ()
+    unstuck.set()
+    assert "looking for orphans takes too long" in caplog.text
 
 
 def test_one_controller_per_state_directory(state_dir: Path) -> None:

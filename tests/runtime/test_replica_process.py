@@ -17,7 +17,9 @@ from replica_programs import ENV, Programs, is_alive, until
 
 from muai_core.runtime import process as process_module
 from muai_core.runtime.log_tail import log_tail
-from muai_core.runtime.process import Exit, ReplicaProcess, SpawnError
+from muai_core.runtime.process import Exit, ReplicaProcess
+from muai_core.runtime.process_table import Process, read_processes
+from muai_core.runtime.spawning import SpawnError
 
 SLEEP = "import time\nprint('up', flush=True)\ntime.sleep(600)\n"
 IGNORE_SIGTERM = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP
@@ -146,11 +148,11 @@ async def test_a_missing_directory_is_a_typed_error(programs: Programs) -> None:
     assert "/nowhere" in words
 
 
-@pytest.mark.parametrize("env", [{"A": "x\0y"}, {"A=B": "x"}, {"": "x"}])
+@pytest.mark.parametrize("env", [{"A": "x\0y"}, {"A=B": "x"}, {"": "x"}, {"A": "\ud800"}])
 async def test_an_impossible_environment_is_a_typed_error(
     programs: Programs, env: dict[str, str]
 ) -> None:
-    assert "environment variable" in await failed_start(programs, ["/bin/true"], env=env)
+    assert "environment" in await failed_start(programs, ["/bin/true"], env=env)
 
 
 async def test_an_unwritable_log_is_a_typed_error(programs: Programs) -> None:
@@ -383,6 +385,26 @@ async def test_a_full_disk_is_the_engines_trouble_alone(programs: Programs) -> N
     assert await process.wait_exit(20) == Exit(status=1)
     assert log_tail(process.log_path) == ""
     assert (await process.stop(grace_s=0)).proven
+
+
+async def test_a_process_that_one_look_missed_is_still_found(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = FAMILY.format(options="start_new_session=True", then="time.sleep(600)")
+    process = programs.start(family)
+    await programs.log_says("ready")
+    [child] = programs.pids_in_log("child")
+    os.kill(process.pid, signal.SIGKILL)
+    await process.wait_exit(20)
+    looks = []
+
+    def miss_at_first() -> list[Process]:
+        looks.append(1)
+        return read_processes() if len(looks) > 1 else []
+
+    monkeypatch.setattr(process_module, "read_processes", miss_at_first)
+    assert (await process.stop(grace_s=0)).proven
+    assert not is_alive(child)
 
 
 async def test_no_zombie_and_no_file_is_left(programs: Programs) -> None:
