@@ -127,7 +127,10 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._site.opened(self)
+        try:
+            self._site.opened(self)
+        except ApiError as error:
+            self._tell_off(error)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:

@@ -56,7 +56,7 @@ class Site(Protocol):
     closing: bool
 
     def opened(self, connection: "ClientConnection") -> None:
-        """A client connected."""
+        """A client connected. Raises ApiError to send it away."""
 
     def closed(self, connection: "ClientConnection") -> None:
         """It is gone."""

@@ -26,6 +26,7 @@ class Journey:
         "refused",
         "replica_id",
         "request",
+        "sent",
         "sent_away",
         "streamed",
         "tried",
@@ -40,6 +41,9 @@ class Journey:
         self.streamed = False
         self.replica_id: str | None = None
         self.tries = 0
+        #: Tries in which the replica got the request. Only these are limited: a request that kills
+        #: whoever reads it must not kill everyone, but a refused connection proves nothing.
+        self.sent = 0
         self.tried: set[ReplicaKey] = set()
         #: Why the last try failed, and the answer it got if it got one.
         self.fault: ReplicaFault | None = None

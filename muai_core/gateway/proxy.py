@@ -109,7 +109,7 @@ class Proxy:
         model = journey.model
         assert model is not None
         router = self._router
-        if journey.tries > self._settings.retries:
+        if journey.sent > self._settings.retries:
             return None
         while (lease := router.choose(model, self._loop.time(), journey.tried)) is None:
             status = router.statuses.get(model)
@@ -147,6 +147,7 @@ class Proxy:
                 streamed=journey.streamed,
                 replica_header=slot.header,
             )
+            journey.sent += 1
             connection.send(attempt, head, journey.request.body)
             try:
                 answer = await attempt.outcome
@@ -158,6 +159,7 @@ class Proxy:
                     raise
                 # The replica was closing the idle connection at that moment, which is no fault.
                 connection = None
+                journey.sent -= 1
             finally:
                 attempt.close()
                 journey.events = attempt.events

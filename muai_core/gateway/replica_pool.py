@@ -39,6 +39,7 @@ class ReplicaConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
+        self._paused = False
         self._reset()
         #: True once any byte of the present answer has arrived.
         self.answered = False
@@ -60,10 +61,12 @@ class ReplicaConnection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
-        """Sends a request. The connection must be open and idle."""
-        assert self._transport is not None
-        self._exchange = exchange
+        """Sends a request on an idle connection."""
         self.answered = False
+        if self._transport is None or self._transport.is_closing():
+            exchange.on_broken("reset", "it closed the connection")
+            return
+        self._exchange = exchange
         if len(body) < _JOIN_BYTES:
             self._transport.write(head + body)
         else:
@@ -72,12 +75,14 @@ class ReplicaConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Stops reading, so that the replica waits for the client."""
-        if self.open and self._transport is not None:
+        if self.open and self._transport is not None and not self._paused:
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Reads again."""
-        if self.open and self._transport is not None:
+        if self.open and self._transport is not None and self._paused:
+            self._paused = False
             self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -97,16 +102,26 @@ class ReplicaConnection(asyncio.Protocol):
             self.abort()
             return
         self.answered = True
+        broken = None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._break(exchange, "garbled", f"its answer is not HTTP: {error}")
-            return
+            broken = f"its answer is not HTTP: {error}"
         if not self._status:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
-                self._break(exchange, "garbled", f"its head is over {MAX_HEAD_BYTES} bytes")
+                broken = f"its head is over {MAX_HEAD_BYTES} bytes"
+        else:
+            self._tell(exchange)
+        if self._exchange is None:
             return
+        if broken is not None:
+            self.abort()
+            exchange.on_broken("garbled", broken)
+        elif self._complete:
+            self._finish(exchange)
+
+    def _tell(self, exchange: Exchange) -> None:
         if not self._head_told:
             self._head_told = True
             exchange.on_head(self._status, self._content_type, self._retry_after)
@@ -114,8 +129,6 @@ class ReplicaConnection(asyncio.Protocol):
             chunks = self._chunks
             self._chunks = []
             exchange.on_data(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        if self._complete and self._exchange is not None:
-            self._finish(exchange)
 
     def eof_received(self) -> None:
         """Lets the transport close; `connection_lost` says what that means."""
@@ -160,14 +173,11 @@ class ReplicaConnection(asyncio.Protocol):
         keep = self._keep and self.open
         self._reset()
         if keep:
+            self.resume()
             self._pool.give_back(self)
         else:
             self.abort()
         exchange.on_end()
-
-    def _break(self, exchange: Exchange, kind: BreakKind, detail: str) -> None:
-        self.abort()
-        exchange.on_broken(kind, detail)
 
 
 class ReplicaPool:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import re
+import resource
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +43,9 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 #: For clients to take the last bytes once draining is over.
 _LAST_WORDS_S = 1.0
 
+#: File descriptors for everything that is not a request: logs, journal, engines' pipes.
+_SPARE_FILES = 512
+
 Health = Callable[[], Mapping[str, Any]]
 
 
@@ -78,6 +82,7 @@ class Gateway:
         self._port = 0
         self._sweeper: asyncio.TimerHandle | None = None
         self._connections: set[ClientConnection] = set()
+        self._max_connections = 0
         self._in_flight = 0
         self._id_prefix = b"req-" + secrets.token_hex(4).encode() + b"-"
         self._id_count = 0
@@ -91,6 +96,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         settings = self.settings
         self._proxy = Proxy(settings, self._router, self._observer)
+        self._max_connections = _raise_file_limit(settings.max_concurrent_requests)
         try:
             self._server = await loop.create_server(
                 lambda: ClientConnection(self), settings.host, settings.port, backlog=4096
@@ -156,8 +162,16 @@ class Gateway:
     # Client connections call these.
 
     def opened(self, connection: ClientConnection) -> None:
-        """A client connected."""
+        """A client connected. Raises ApiError when there are too many."""
         self._connections.add(connection)
+        if len(self._connections) > self._max_connections:
+            raise ApiError(
+                503,
+                "too_many_connections",
+                f"{self._max_connections} connections are open; raise the limit with ulimit -n",
+                kind="service_unavailable",
+                retry_after_s=1.0,
+            )
 
     def closed(self, connection: ClientConnection) -> None:
         """It is gone."""
@@ -169,7 +183,13 @@ class Gateway:
         """Raises ApiError for what need not be read to its end."""
         self._name(request)
         if self.closing:
-            raise _unavailable("gateway_stopping", "the gateway is stopping", 5.0)
+            raise ApiError(
+                503,
+                "gateway_stopping",
+                "the gateway is stopping",
+                kind="service_unavailable",
+                retry_after_s=5.0,
+            )
         if request.path != _HEALTH:
             self._authenticate(request)
         _check_route(request)
@@ -318,8 +338,20 @@ def _check_body_type(request: Request) -> None:
         raise ApiError(415, "unsupported_media_type", "send the body without Content-Encoding")
 
 
-def _unavailable(code: str, message: str, retry_after_s: float) -> ApiError:
-    return ApiError(503, code, message, kind="service_unavailable", retry_after_s=retry_after_s)
+def _raise_file_limit(max_concurrent_requests: int) -> int:
+    """Asks for descriptors enough for all requests; returns how many clients may connect.
+
+    A request takes one descriptor for its client and one for its replica.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * max_concurrent_requests + _SPARE_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    usable = wanted if soft == resource.RLIM_INFINITY else soft
+    return max(_SPARE_FILES, usable - _SPARE_FILES) // 2
 
 
 def _listen_error(settings: GatewaySettings, error: OSError) -> GatewaySettingsError:

@@ -33,7 +33,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     response_timeout_s: float = 600.0
     #: For a client to send its request, or to take what it was sent.
     client_timeout_s: float = 60.0
-    #: Further replicas to try while nothing has been sent to the client.
+    #: Further replicas to send a request to while nothing has been sent to its client. Refused
+    #: connections do not count.
     retries: int = 3
     #: How long a request whose replicas all failed may wait for another to become ready.
     retry_wait_s: float = 30.0

@@ -115,6 +115,7 @@ class ScriptedEngine:
     def __init__(self, script: Script) -> None:
         self._script = script
         self.received = 0
+        self.connections = 0
         self.url = ""
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -134,6 +135,7 @@ class ScriptedEngine:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.connections += 1
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")

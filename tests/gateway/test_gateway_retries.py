@@ -128,6 +128,19 @@ async def test_a_dead_replica_is_asked_last_while_others_live(door, healthy, ref
     assert set(door.recorder.faults) == {("m-0", 1, "connect")}
 
 
+async def test_a_replica_that_hangs_up_on_everyone(door, healthy):
+    async def hang_up(reader, writer):
+        writer.transport.abort()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    door.publish([f"http://127.0.0.1:{port}", await healthy()])
+    answers = await asyncio.gather(*(door.post() for _ in range(50)))
+    assert {status for status, *_ in answers} == {200}
+    assert {kind for *_, kind in door.recorder.faults} == {"reset"}
+    server.close()
+
+
 async def test_client_errors_are_not_retried(door, healthy):
     first, second = await healthy(), await healthy()
     for engine in (first, second):
@@ -191,6 +204,13 @@ async def test_no_more_tries_than_allowed(open_door, scripted):
     door.publish(engines)
     assert (await door.post())[0] == 502
     assert sum(engine.received for engine in engines) == 2
+
+
+async def test_refused_connections_do_not_count_as_tries(open_door, healthy, refusing):
+    door = await open_door(retries=0)
+    door.publish([*[refusing] * 7, await healthy()])
+    for _ in range(8):
+        assert (await door.post())[0] == 200
 
 
 async def test_the_last_answer_of_an_overloaded_engine_is_passed_on(open_door, healthy):

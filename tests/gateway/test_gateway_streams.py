@@ -261,6 +261,29 @@ async def test_a_client_that_does_not_read_slows_its_engine_down(
     writer.close()
 
 
+async def test_a_connection_that_had_to_wait_for_its_client_serves_the_next(
+    door, scripted, event
+):
+    """The end of an answer may come in the very read that makes its client fall behind."""
+
+    async def large(reader, writer):
+        writer.write(HEAD + framed(event("x" * 200_000)) * 40)
+        writer.write(framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        await writer.drain()
+
+    engine = await scripted(large)
+    door.publish([engine])
+    for _ in range(5):
+        reader, writer, _ = await begin(door)
+        tail = b""
+        while not tail.endswith(b"\r\n0\r\n\r\n"):
+            data = await asyncio.wait_for(reader.read(30_000), 5)
+            assert data
+            tail = (tail + data)[-100:]
+        writer.close()
+    assert engine.connections == 1
+
+
 async def test_a_client_that_never_reads_is_let_go(open_door, scripted, event):
     door = await open_door(client_timeout_s=0.5)
     gone = asyncio.Event()
