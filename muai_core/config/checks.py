@@ -21,6 +21,7 @@ from muai_core.config.sources import (
 from muai_core.config.subject import Subject, absence
 from muai_core.config.tree import Path as KeyPath
 from muai_core.config.tree import dotted
+from muai_core.config.wording import given
 
 #: Engines that have a distribution of their own: what to install when one is named and missing.
 OFFICIAL_ENGINES = ("transformers", "vllm", "deepspeed", "simulated")
@@ -85,8 +86,8 @@ def _check_engine(subject: Subject, path: KeyPath, engine: str) -> None:
 def check_recovery(subject: Subject) -> None:
     recovery = subject.config.recovery
     if recovery.backoff_initial_s > recovery.backoff_max_s:
-        given = subject.tree.find(("recovery", "backoff_initial_s"))
-        key = "backoff_initial_s" if given is not None else "backoff_max_s"
+        initial = subject.tree.find(("recovery", "backoff_initial_s"))
+        key = "backoff_max_s" if initial is None else "backoff_initial_s"
         subject.report(
             ("recovery", key),
             f"backoff_initial_s ({recovery.backoff_initial_s:g}) is more than "
@@ -120,6 +121,10 @@ def check_gateway(subject: Subject) -> None:
         _check_key_file(subject, gateway.api_keys_file)
     if gateway.api_keys_env is not None:
         _check_key_variable(subject, gateway.api_keys_env)
+    if not _is_host(gateway.host):
+        message = f"expected an IP address or a host name, got {given(gateway.host)}"
+        subject.report(("gateway", "host"), message)
+        subject.broken.add(("gateway", "host"))
     deciding = ("host", "api_keys_file", "api_keys_env", "allow_unauthenticated")
     sound = all(subject.is_sound(("gateway", key)) for key in deciding)
     if sound and not _is_guarded(gateway):
@@ -128,6 +133,14 @@ def check_gateway(subject: Subject) -> None:
             f"{gateway.host} is reachable from other machines and no API keys are set; set "
             "gateway.api_keys_file or gateway.api_keys_env, or gateway.allow_unauthenticated: true",
         )
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?", host) is not None
+    return True
 
 
 def _is_guarded(gateway: GatewayConfig) -> bool:

@@ -1,6 +1,5 @@
 """Environment variables and `--set` on top of the file."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +14,7 @@ OPTIMIZATION_VARIABLES: dict[str, tuple[str, ...]] = {
     "MUAI_OPT_DEEPSPEED_TENSOR_PARALLEL": ("optimization", "deepspeed", "tensor_parallel"),
     "MUAI_OPT_DEEPSPEED_PIPELINE_PARALLEL": ("optimization", "deepspeed", "pipeline_parallel"),
 }
-VALUE_BYTES_MAX = 64 * 1024
+VALUE_CHARACTERS_MAX = 65_536
 
 _PATH_PART = re.compile(r'"([^"]*)"|([^."]+)')
 
@@ -70,10 +69,8 @@ def apply_settings(tree: Node, settings: Sequence[str]) -> list[Problem]:
 
 
 def _apply(tree: Node, keys: list[str], text: str, origin: Origin) -> list[Problem]:
-    # A name from the environment may hold undecodable bytes as lone surrogates.
-    size = len(os.fsencode(text)) if text.isprintable() else len(text) * 4
-    if size > VALUE_BYTES_MAX:
-        message = f"the value has {size:,} bytes; {VALUE_BYTES_MAX:,} are allowed"
+    if len(text) > VALUE_CHARACTERS_MAX:
+        message = f"the value has {len(text):,} characters; {VALUE_CHARACTERS_MAX:,} are allowed"
         return [Problem(origin, dotted(keys), message)]
     try:
         value = parse_yaml(text, lambda _line: origin, tuple(keys))

@@ -104,7 +104,7 @@ def _problem(
 ) -> Problem:
     origin = tree.nearest(base + path).origin
     if detail["type"] == "missing":
-        path = (*path, str(detail["loc"][-1]))
+        return _missing(tree, base + path, str(detail["loc"][-1]))
     shown = dotted(base + path)
     if detail["type"] == "extra_forbidden":
         parent, _ = type_at(model, path[:-1])
@@ -117,6 +117,20 @@ def _problem(
         return Problem(origin, shown, _name_message(detail))
     annotation, metadata = type_at(model, path)
     return Problem(origin, shown, mismatch(detail, annotation, metadata, base + path))
+
+
+def _missing(tree: Node, parent: Path, key: str) -> Problem:
+    origin = tree.nearest(parent).origin
+    shown = dotted((*parent, key))
+    if origin.kind in ("env", "set") and parent:
+        siblings = tree.nearest(parent[:-1]).value
+        known = siblings if isinstance(siblings, dict) else {}
+        others = [name for name in known if name != parent[-1]]
+        meant = nearest(str(parent[-1]), others)
+        if meant is not None:
+            message = f"is required, for {dotted(parent)} is new"
+            return Problem(origin, shown, message, dotted((*parent[:-1], meant)))
+    return Problem(origin, shown, "is required")
 
 
 def _name_message(detail: ErrorDetails) -> str:

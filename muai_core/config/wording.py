@@ -113,8 +113,6 @@ def given(value: Any, path: Path = ()) -> str:
 def mismatch(error: Mapping[str, Any], annotation: Any, metadata: Sequence[Any], path: Path) -> str:
     """The message for one pydantic error on a value whose type is `annotation`."""
     kind, value = error["type"], error["input"]
-    if kind == "missing":
-        return "is required"
     if kind in ("value_error", "assertion_error"):
         return str(error["msg"]).split(", ", 1)[-1]
     wanted = expected(annotation, metadata)
