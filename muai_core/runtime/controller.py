@@ -20,23 +20,18 @@ from typing import Any
 import muai_core
 from muai_core.config.loaded import LoadedConfig
 from muai_core.control import events as ev
-from muai_core.control.plane import ControlPlane
 from muai_core.gateway.server import Gateway
-from muai_core.gateway.settings import GatewaySettings
 from muai_core.model.routing import RoutingTable
-from muai_core.plugin.metric_sink import MetricSink
-from muai_core.runtime import explain, status
-from muai_core.runtime.bring_up import StageDeadlines
+from muai_core.runtime import assembly, explain, status
 from muai_core.runtime.control_api import ControlApi
-from muai_core.runtime.executor import EngineRunner, Executor
+from muai_core.runtime.executor import Executor
 from muai_core.runtime.inbox import Inbox
 from muai_core.runtime.instance import Instance
 from muai_core.runtime.monitor import DeviceMonitor
 from muai_core.runtime.narrator import Narrator
 from muai_core.runtime.orphans import reclaim_orphans
-from muai_core.runtime.ports import PortAllocator
 from muai_core.runtime.progress import ProgressPoller
-from muai_core.runtime.resolution import Resolved, resolve
+from muai_core.runtime.resolution import resolve
 from muai_core.runtime.sinks import SinkRunners
 from muai_core.runtime.supervisor import Supervisor
 from muai_core.telemetry import collect
@@ -88,7 +83,8 @@ class Controller:
 
     def sink_locations(self) -> dict[str, str]:
         """Where to look at the metrics, by sink, for the sinks that have such a place."""
-        places = {sink.name: sink.location() for sink, _ in self._sinks()}
+        sinks = assembly.metric_sinks(self._loaded)
+        places = {sink.name: sink.location() for sink, _ in sinks}
         return {name: place for name, place in places.items() if place is not None}
 
     async def run(self, on_started: Callable[[], None]) -> None:
@@ -99,34 +95,48 @@ class Controller:
         """
         async with contextlib.AsyncExitStack() as stack:
             await self._reclaim_orphans()
-            monitor = self._make_monitor()
+            monitor = DeviceMonitor(
+                assembly.device_sources(self._loaded),
+                self._loaded.config.devices.observe_interval_s,
+                self.clock,
+                self._inbox.put,
+            )
             stack.push_async_callback(monitor.close)
             monitor.start()
             await monitor.first_answers(_FIRST_LOOK_S)
-            resolved = self._resolved = self._resolve()
-            self.plane = self._make_plane(resolved)
-            self.sinks = SinkRunners(self._sinks())
+            self._resolved = resolve(self._loaded, assembly.platforms_in(self._inbox.peek()))
+            self.plane = assembly.make_plane(self._loaded, self._resolved)
+            self.sinks = SinkRunners(assembly.metric_sinks(self._loaded))
             stack.push_async_callback(self._off_loop, self.sinks.close)
             await asyncio.to_thread(self.sinks.open)
             self.gateway = Gateway(
-                self._gateway_settings(), observer=self._gateway_meter, health=self._health
+                assembly.gateway_settings(self._loaded),
+                observer=self._gateway_meter,
+                health=self._health,
             )
             await self.gateway.start()
             stack.push_async_callback(self.gateway.stop)
             self.supervisor = Supervisor(
-                self._instance, self._inbox.put, deadlines=self._deadlines()
+                self._instance, self._inbox.put, deadlines=assembly.stage_deadlines(self._loaded)
             )
             stack.push_async_callback(self._end_supervisor)
             self.progress = ProgressPoller()
             stack.push_async_callback(self.progress.close)
-            self.executor = self._make_executor()
+            self.executor = Executor(
+                self.supervisor,
+                self.gateway,
+                assembly.engine_runner(self._loaded, self._python),
+                self._publish,
+                self._inbox.put,
+                self.clock,
+            )
             stack.push_async_callback(self.executor.close)
             api = ControlApi(
                 self._instance.state_dir, self._status, self._explain, self._stop_as_asked
             )
             await api.start()
             stack.push_async_callback(api.close)
-            self._inbox.put(ev.DeploymentsDesired(deployments=resolved.deployments))
+            self._inbox.put(ev.DeploymentsDesired(deployments=self._resolved.deployments))
             stack.push_async_callback(self._end_tasks)
             self._go(self._observe_replicas())
             self._go(self._publish_metrics())
@@ -170,8 +180,6 @@ class Controller:
             self.executor.execute(action)
         self._narrator.follow(self.plane.state, events, actions)
 
-    # --- parts ----------------------------------------------------------------------------------
-
     async def _reclaim_orphans(self) -> None:
         """End what an earlier controller left behind, before its memory counts as foreign."""
         orphans = await asyncio.to_thread(
@@ -179,66 +187,6 @@ class Controller:
         )
         for orphan in orphans:
             self._narrator.tell("bad" if orphan.survivors else "info", orphan.words)
-
-    def _make_monitor(self) -> DeviceMonitor:
-        sources = self._loaded.plugins.device_sources
-        options = self._loaded.device_source_options()
-        return DeviceMonitor(
-            {sources[name]: own for name, own in options.items()},
-            self._loaded.config.devices.observe_interval_s,
-            self.clock,
-            self._inbox.put,
-        )
-
-    def _resolve(self) -> Resolved:
-        seen = self._inbox.peek()
-        platforms = {
-            device.platform
-            for event in seen
-            if isinstance(event, ev.DevicesObserved)
-            for device in event.inventory.devices
-        }
-        return resolve(self._loaded, platforms)
-
-    def _make_plane(self, resolved: Resolved) -> ControlPlane:
-        plugins = self._loaded.plugins
-        settings = resolved.settings
-        return ControlPlane(
-            settings,
-            plugins.allocation_strategies[settings.strategy],
-            plugins.recovery_policies[settings.policy],
-        )
-
-    def _sinks(self) -> list[tuple[MetricSink, dict[str, Any]]]:
-        sinks = self._loaded.plugins.metric_sinks
-        return [(sinks[name], options) for name, options in self._loaded.sink_options().items()]
-
-    def _gateway_settings(self) -> GatewaySettings:
-        section = self._loaded.config.gateway
-        values = section.model_dump()
-        if section.api_keys_file is not None:
-            values["api_keys_file"] = str(self._loaded.folder / section.api_keys_file)
-        return GatewaySettings(**values)
-
-    def _deadlines(self) -> StageDeadlines:
-        recovery = self._loaded.config.recovery
-        return StageDeadlines(
-            spawn_s=recovery.spawn_deadline_s,
-            load_s=recovery.load_deadline_s,
-            ready_s=recovery.ready_deadline_s,
-        )
-
-    def _make_executor(self) -> Executor:
-        engines = self._loaded.plugins.engines
-        runner = EngineRunner(
-            engines,
-            {name: self._loaded.python_for(name) or self._python for name in engines},
-            {name: section.env for name, section in self._loaded.config.engines.items()},
-            PortAllocator(),
-        )
-        return Executor(
-            self.supervisor, self.gateway, runner, self._publish, self._inbox.put, self.clock
-        )
 
     def _publish(self, table: RoutingTable) -> None:
         self._gateway_meter.routes_published(table)
@@ -311,17 +259,19 @@ class Controller:
 
     async def _publish_metrics(self) -> None:
         while True:
-            await self.progress.poll(self.plane.state.routes.routes)
-            self.sinks.offer(self._families())
+            try:
+                await self.progress.poll(self.plane.state.routes.routes)
+                self.sinks.offer(self._families())
+            except Exception:  # noqa: BLE001 - whatever it was, it is logged
+                # Metrics that cannot be made must not end those of the next second.
+                _log.exception("metrics could not be collected")
             await asyncio.sleep(_PUBLISH_METRICS_S)
 
     def _families(self) -> tuple[Any, ...]:
         return (
             *collect.controller_families(muai_core.__version__, self.clock(), None),
             *collect.sink_families(self.sinks.batches_dropped()),
-            *collect.state_families(
-                self.plane.state, self._in_flight(), self.progress.latest
-            ),
+            *collect.state_families(self.plane.state, self._in_flight(), self.progress.latest),
             *self._registry.collect(),
         )
 

@@ -150,18 +150,40 @@ def muai(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*MUAI, *arguments], capture_output=True, text=True, timeout=60)
 
 
-@pytest.fixture
-def run_muai(tmp_path: Path) -> Iterator[Callable[..., RunningMuai]]:
-    """Starts controllers; whatever the test leaves running is ended after it."""
+Start = Callable[..., RunningMuai]
+
+
+@contextlib.contextmanager
+def controllers(directory: Path) -> Iterator[Start]:
+    """A starter of controllers; whatever is left running at the end is ended."""
     started: list[RunningMuai] = []
 
     def start(config: dict[str, Any], *arguments: str) -> RunningMuai:
-        started.append(RunningMuai(config, tmp_path, *arguments))
+        started.append(RunningMuai(config, directory, *arguments))
         return started[-1]
 
-    yield start
-    for running in started:
-        running.clean_up()
+    try:
+        yield start
+    finally:
+        for running in started:
+            running.clean_up()
+
+
+@pytest.fixture
+def run_muai(tmp_path: Path) -> Iterator[Start]:
+    with controllers(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    with controllers(tmp_path_factory.mktemp("muai")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def unused_port() -> Callable[[], int]:
+    return free_port
 
 
 @pytest.fixture
