@@ -43,13 +43,12 @@ def shape(tensor_parallel_size: int, pipeline_parallel_size: int) -> str:
 
 
 def device_label(device: Mapping[str, Any]) -> str:
-    """A device for people: node and index; the CPU has a word before its index."""
-    word = "" if device["kind"] == "gpu" else device["kind"]
-    return f"{device['node']}/{word}{device['index']}"
+    """A device for people, e.g. 'sim/gpu0'."""
+    return f"{device['node']}/{device['kind']}{device['index']}"
 
 
 def device_ranges(devices: Iterable[Mapping[str, Any]]) -> str:
-    """Labels in the given order, runs of neighbours shortened: 'sim/0-3 sim/6'."""
+    """Labels in the given order, runs of neighbours shortened: 'sim/gpu0-3 sim/gpu6'."""
     runs: list[list[Mapping[str, Any]]] = []
     for device in devices:
         if runs and _follows(runs[-1][-1], device):

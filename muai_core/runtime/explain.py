@@ -125,15 +125,14 @@ def _refusals(
 def _without_claims_of(replica: Replica, fleet: Fleet) -> Fleet:
     """The fleet as it would be if the replica held nothing."""
     claims = _claims(replica)
-    return Fleet(
-        tuple(
-            structs.replace(
-                view,
-                claimed_bytes=view.claimed_bytes - claims[view.uuid],
-                claimants=tuple(name for name in view.claimants if name != replica.id),
-            )
-            if view.uuid in claims
-            else view
-            for view in fleet.devices
+    devices = tuple(
+        structs.replace(
+            view,
+            claimed_bytes=view.claimed_bytes - claims[view.uuid],
+            claimants=tuple(name for name in view.claimants if name != replica.id),
         )
+        if view.uuid in claims
+        else view
+        for view in fleet.devices
     )
+    return structs.replace(fleet, devices=devices)
