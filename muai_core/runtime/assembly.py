@@ -53,7 +53,7 @@ def gateway_settings(loaded: LoadedConfig) -> GatewaySettings:
     section = loaded.config.gateway
     values = section.model_dump()
     if section.api_keys_file is not None:
-        values["api_keys_file"] = str(loaded.folder / section.api_keys_file)
+        values["api_keys_file"] = str(loaded.path(section.api_keys_file))
     return GatewaySettings(**values)
 
 

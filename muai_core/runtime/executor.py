@@ -14,6 +14,7 @@ from muai_core.gateway.server import Gateway
 from muai_core.model.device import Device
 from muai_core.model.routing import RoutingTable
 from muai_core.plugin.engine import Engine, LaunchRequest, LaunchSpec
+from muai_core.runtime.daemon_thread import in_daemon_thread
 from muai_core.runtime.ports import PortAllocator
 from muai_core.runtime.supervisor import Supervisor
 
@@ -50,7 +51,8 @@ class EngineRunner:
             host=_HOST,
             port=self._ports.free_port(),
         )
-        launch = await asyncio.to_thread(self._engines[name].launch, request)
+        engine = self._engines[name]
+        launch = await in_daemon_thread(lambda: engine.launch(request), f"muai-launch-{name}")
         env = {
             **device_environment(action.devices),
             **launch.env,

@@ -69,7 +69,7 @@ class SourceThread:
         if opened:
             try:
                 self.source.close()
-            except Exception:
+            except Exception:  # noqa: BLE001 - a source may raise anything at all
                 _log.exception("device source %s failed to close", self.source.name)
 
     def _observed(self, inventory: object) -> Event:

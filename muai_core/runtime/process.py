@@ -10,12 +10,12 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from msgspec import Struct
 
+from muai_core.runtime.daemon_thread import in_daemon_thread
 from muai_core.runtime.process_table import (
     Process,
     find_members,
@@ -24,8 +24,6 @@ from muai_core.runtime.process_table import (
     read_processes,
 )
 from muai_core.runtime.spawning import Spawned, SpawnError, missing_interpreter, spawn
-
-_Result = TypeVar("_Result")
 
 _STATUS_LIMIT_BYTES = 4096
 #: Helpers of a dead leader (multiprocessing's resource tracker) unlink shared memory; let them.
@@ -199,8 +197,10 @@ class ReplicaProcess:
 
     async def _scan(self) -> list[Process] | None:
         """The replica's live processes; None when the kernel did not answer in time."""
-        found = await _in_daemon_thread(lambda: self.members_in(read_processes()), _SCAN_WAIT_S)
-        if found is None:
+        scan = in_daemon_thread(lambda: self.members_in(read_processes()), "process-table")
+        try:
+            found = await asyncio.wait_for(scan, _SCAN_WAIT_S)
+        except (TimeoutError, OSError):
             return None
         self.known.update(process.identity for process in found)
         _collect_zombies(found, except_pid=self.pid)
@@ -295,28 +295,3 @@ def _collect_zombies(found: list[Process], *, except_pid: int) -> None:
         if ours and not process.alive:
             with contextlib.suppress(OSError):
                 os.waitpid(process.pid, os.WNOHANG)
-
-
-async def _in_daemon_thread(work: Callable[[], _Result], timeout_s: float) -> _Result | None:
-    """`work()`, in a thread that cannot keep the interpreter from exiting; None after timeout_s.
-
-    An OSError counts as no answer.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[_Result | None] = loop.create_future()
-
-    def deliver(result: _Result | None) -> None:
-        if not answer.done():
-            answer.set_result(result)
-
-    def run() -> None:
-        result = None
-        with contextlib.suppress(OSError):
-            result = work()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is interested
-            loop.call_soon_threadsafe(deliver, result)
-
-    threading.Thread(target=run, name="process-table", daemon=True).start()
-    with contextlib.suppress(TimeoutError):
-        return await asyncio.wait_for(answer, timeout_s)
-    return None
