@@ -86,7 +86,7 @@ class Gateway:
         self._in_flight = 0
         self._id_prefix = b"req-" + secrets.token_hex(4).encode() + b"-"
         self._id_count = 0
-        self._empty: asyncio.Future[None] | None = None
+        self._awaiting_empty: list[asyncio.Future[None]] = []
         self._created_s = int(time.time())
 
     # The runtime calls these.
@@ -129,7 +129,10 @@ class Gateway:
         await self._router.drained(replica_id, epoch)
 
     async def stop(self, drain_s: float = 0.0) -> None:
-        """Stops listening, lets requests in flight end for `drain_s`, then tells the rest."""
+        """Stops listening, lets requests in flight end for `drain_s`, then tells the rest.
+
+        May be called again while it drains, to end that sooner.
+        """
         self.closing = True
         if self._server is not None:
             self._server.close()
@@ -146,10 +149,11 @@ class Gateway:
         self._router.close()
 
     async def _emptied(self, timeout_s: float) -> None:
-        if not self._connections or timeout_s <= 0:
-            return
-        self._empty = asyncio.get_running_loop().create_future()
-        await asyncio.wait((self._empty,), timeout=timeout_s)
+        """Returns once no client is connected, or after `timeout_s`."""
+        if self._connections and timeout_s > 0:
+            waiter = asyncio.get_running_loop().create_future()
+            self._awaiting_empty.append(waiter)
+            await asyncio.wait((waiter,), timeout=timeout_s)
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -176,8 +180,11 @@ class Gateway:
     def closed(self, connection: ClientConnection) -> None:
         """It is gone."""
         self._connections.discard(connection)
-        if not self._connections and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
+        if not self._connections:
+            for waiter in self._awaiting_empty:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._awaiting_empty.clear()
 
     def admit(self, request: Request) -> None:
         """Raises ApiError for what need not be read to its end."""

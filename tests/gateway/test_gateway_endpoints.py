@@ -363,3 +363,17 @@ async def test_stopping_tells_those_it_does_not_wait_for(open_door, healthy, wai
     assert (status, shape_of(document)["code"]) == (503, "gateway_stopped")
     assert json.loads((await streamed)[1][-1])["error"]["code"] == "gateway_stopped"
     await asyncio.wait_for(engine.aborted.wait(), 1)
+
+
+async def test_a_second_stop_ends_draining(open_door, healthy, wait_until):
+    door = await open_door()
+    engine = await healthy()
+    engine.gate.clear()
+    door.publish([engine])
+    plain = asyncio.create_task(door.post())
+    await wait_until(lambda: engine.running == 1)
+    first = asyncio.create_task(door.gateway.stop(drain_s=600))
+    await asyncio.sleep(0)
+    await door.gateway.stop()
+    assert (await plain)[0] == 503
+    await asyncio.wait_for(first, 10)

@@ -261,9 +261,7 @@ async def test_a_client_that_does_not_read_slows_its_engine_down(
     writer.close()
 
 
-async def test_a_connection_that_had_to_wait_for_its_client_serves_the_next(
-    door, scripted, event
-):
+async def test_a_connection_that_had_to_wait_for_its_client_serves_the_next(door, scripted, event):
     """The end of an answer may come in the very read that makes its client fall behind."""
 
     async def large(reader, writer):
