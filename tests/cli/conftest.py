@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -5,6 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import Struct
@@ -75,3 +77,25 @@ def fleet_config(tmp_path: Path) -> Callable[[str], str]:
         return "muai.yaml"
 
     return write
+
+
+@pytest.fixture
+def muai_json(muai: Muai) -> Callable[..., Any]:
+    """Runs a command with --json; returns what it printed, decoded."""
+    return lambda *arguments: json.loads(muai(*arguments, "--json").out)
+
+
+@pytest.fixture
+def plan_json(
+    muai_json: Callable[..., Any], fleet_config: Callable[[str], str]
+) -> Callable[[str], Any]:
+    """The plan of the given `models` on the fake fleet."""
+    return lambda models: muai_json("plan", fleet_config(models))
+
+
+@pytest.fixture
+def explain_json(
+    muai_json: Callable[..., Any], fleet_config: Callable[[str], str]
+) -> Callable[[str, str], Any]:
+    """The explanation of one of the given `models` on the fake fleet."""
+    return lambda model, models: muai_json("explain", model, fleet_config(models))

@@ -1,0 +1,103 @@
+"""docs/cli.md has a section for each command, with its summary, its options and its JSON keys."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from muai_core.cli.main import COMMANDS
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+
+
+def section(command: str) -> str:
+    _, found, rest = DOCUMENT.partition(f"\n## muai {command}\n")
+    assert found, f"docs/cli.md has no section '## muai {command}'"
+    return rest.partition("\n## ")[0]
+
+
+def names(parameter: click.Parameter) -> str:
+    """What the first column of the table of options must hold."""
+    if isinstance(parameter, click.Argument):
+        return str(parameter.make_metavar(click.Context(click.Command("x")))).strip("[]")
+    assert isinstance(parameter, click.Option)
+    metavar = "" if parameter.is_flag else f" {parameter.metavar}"
+    return f"{parameter.opts[-1]}{metavar}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_documented_with_all_its_options(name: str) -> None:
+    command = import_module(f"muai_core.cli.{name}").command
+    text = section(name)
+    told = " ".join(text.split())
+    assert f"```\nmuai {name}" in text
+    assert COMMANDS[name] in told
+    wanted = {names(parameter) for parameter in command.params}
+    assert keys(text, "option") == wanted
+    usage = text.split("```")[1]
+    for option in wanted:
+        assert option.split(" ")[0] in usage
+
+
+def test_nothing_is_documented_that_does_not_exist() -> None:
+    assert re.findall(r"^## muai (\w+)$", DOCUMENT, re.MULTILINE) == list(COMMANDS)
+
+
+def keys(text: str, heading: str) -> set[str]:
+    """The names in the first column of the table whose first heading is `heading`."""
+    _, found, rest = text.partition(f"| {heading} |")
+    if not found:
+        return set()
+    rows = rest.partition("\n\n")[0].splitlines()[2:]
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row.split(" | ")[0])}
+
+
+def documented(view: str) -> set[str]:
+    found = keys(DOCUMENT, f"key of `{view}`")
+    assert found, f"docs/cli.md has no table 'key of `{view}`'"
+    return found
+
+
+def assert_documented(view: str, value: dict[str, Any]) -> None:
+    assert set(value) == documented(view), f"keys of {view}"
+
+
+PLAN = """\
+  chat: {source: weights}
+  wide: {source: weights, tensor_parallel_size: 4}
+"""
+
+
+def test_the_json_of_plan_is_documented(plan_json: Any) -> None:
+    plan = plan_json(PLAN)
+    assert_documented("plan", plan)
+    assert_documented("plan.models.NAME", plan["models"]["chat"])
+    assert_documented("plan.devices.UUID", next(iter(plan["devices"].values())))
+    assert_documented("plan.unplaced[]", plan["unplaced"][0])
+
+
+def test_the_json_of_explain_is_documented(explain_json: Any) -> None:
+    told = explain_json("chat", PLAN)
+    assert_documented("explain", told)
+    replica = told["replicas"][0]
+    status_keys = documented("status.models.NAME.replicas[]") - {"requests_in_flight"}
+    more = keys(DOCUMENT, "more keys of `explain.replicas[]`")
+    assert set(replica) == status_keys | more
+    for key in replica["considered"][0]:
+        assert f"`{key}`" in section("explain")
+
+
+def test_the_json_of_lists_is_documented(muai_json: Any) -> None:
+    assert_documented("devices[]", muai_json("devices")[0])
+    assert_documented("plugins[]", muai_json("plugins")[0])
+    for key in muai_json("version"):
+        assert f"`{key}`" in section("version")
+
+
+def test_the_json_of_config_commands_is_documented(muai_json: Any, fleet_config: Any) -> None:
+    file = fleet_config(PLAN)
+    assert_documented("check", muai_json("check", file))
+    assert_documented("config", muai_json("config", file))
