@@ -1,4 +1,4 @@
-"""A real controller as a child process: `muai run` on free ports with a state directory of its own."""
+"""A real controller as a child process: `muai run` on free ports, with its own state directory."""
 
 import contextlib
 import json

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ ANSWER = "The capital of France is Paris."
 
 
 @pytest.fixture(scope="module")
-def quickstart(start_for_module: Any, unused_port: Any) -> Iterator[Any]:
+def quickstart(start_for_module: Any, unused_port: Any) -> Any:
     config = yaml.safe_load((ROOT / "examples/quickstart.yaml").read_text())
     config["sinks"]["prometheus"] = {"port": unused_port()}
     config["models"]["smollm2"]["replicas"] = 2
@@ -31,7 +30,7 @@ def quickstart(start_for_module: Any, unused_port: Any) -> Iterator[Any]:
     running = start_for_module(config)
     running.wait_ready("smollm2", deadline_s=150)
     running.metrics_url = f"http://127.0.0.1:{config['sinks']['prometheus']['port']}/metrics"
-    yield running
+    return running
 
 
 def sync_client(running: Any) -> openai.OpenAI:

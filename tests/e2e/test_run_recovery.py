@@ -61,9 +61,7 @@ def test_a_kill_under_load_is_not_seen_by_clients_and_the_replica_returns(
     eventually("both ready", lambda: running.status()["models"]["chat"]["ready"] == 2)
     victim = running.engine_of("chat.0")
 
-    answers = asyncio.run(
-        ask_while(running.url, 8, lambda: os.killpg(victim.pid, signal.SIGKILL))
-    )
+    answers = asyncio.run(ask_while(running.url, 8, lambda: os.killpg(victim.pid, signal.SIGKILL)))
 
     assert [status for status, _ in answers] == [200] * 24
     eventually("chat.0 back", lambda: running.status()["models"]["chat"]["ready"] == 2)
