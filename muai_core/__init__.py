@@ -5,7 +5,6 @@ Names are resolved on first use, so `import muai_core` stays cheap and pulls in 
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,6 +77,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        # It takes 20 ms to import, most of the time that this module may take.
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             return version("muai-core")
         except PackageNotFoundError:

@@ -57,6 +57,14 @@ def test_help_imports_nothing_heavy(environ: dict[str, str]) -> None:
     assert not imported & {*HEAVY, "msgspec", "asyncio", "muai_core.config"}
 
 
+def test_the_package_imports_nothing_heavy(environ: dict[str, str]) -> None:
+    code = "import sys, muai_core; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert not set(done.stdout.split()) & {*HEAVY, "click", "msgspec", "asyncio", "email"}
+
+
 @pytest.mark.parametrize(
     "arguments", [["version"], ["plugins"], ["status"], ["stop"], ["devices", "--json"]]
 )
