@@ -47,15 +47,16 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
 
 
-def times_ms(arguments: list[str], runs: int) -> list[float]:
-    """Wall-clock milliseconds of `runs` processes, after two that warm the caches."""
-    run(arguments)
-    run(arguments)
-    measured = []
-    for _ in range(runs):
-        began_s = time.perf_counter()
-        run(arguments)
-        measured.append((time.perf_counter() - began_s) * 1000)
+def times_ms(runs: int) -> dict[str, list[float]]:
+    """Wall-clock milliseconds of `runs` processes per case, in rounds, so that noise hits all."""
+    measured: dict[str, list[float]] = {name: [] for name in CASES}
+    for number in range(runs + 2):
+        for name, (arguments, _) in CASES.items():
+            began_s = time.perf_counter()
+            run(arguments)
+            # The first two only warm the caches.
+            if number >= 2:
+                measured[name].append((time.perf_counter() - began_s) * 1000)
     return measured
 
 
@@ -73,8 +74,9 @@ def heavy_among(modules: list[str]) -> list[str]:
 def measure(runs: int) -> tuple[list[str], list[str]]:
     """The table's rows, and what broke a promise."""
     rows, broken = [], []
+    times = times_ms(runs)
     for name, (arguments, budget_ms) in CASES.items():
-        measured = sorted(times_ms(arguments, runs))
+        measured = sorted(times[name])
         median_ms = statistics.median(measured)
         modules = imported(arguments)
         heavy = heavy_among(modules)
@@ -97,7 +99,7 @@ def main() -> int:
     rows, broken = measure(runs)
     print("## Start-up\n")
     print(
-        f"Median of {runs} processes, warm, {os.cpu_count()} cores, "
+        f"Median of {runs} processes each, in rounds, warm, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}. `python benchmarks/startup.py`\n"
     )
     print("| command | median | range | allowed | modules | heavy libraries |")

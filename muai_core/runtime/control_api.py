@@ -12,6 +12,7 @@ file system's rights are the access control.
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,11 @@ class ControlApi:
         try:
             listening = control_socket.listen(self._state_dir)
             assert runner.server is not None
+            # Since Python 3.13 the loop would look for the socket's file under the name it was
+            # bound to, which is gone by now. `close` removes it.
+            options: Any = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
             self._server = await asyncio.get_running_loop().create_unix_server(
-                runner.server, sock=listening
+                runner.server, sock=listening, **options
             )
         except BaseException:
             await runner.cleanup()
