@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import muai_core
@@ -27,6 +28,7 @@ from muai_core.runtime.control_api import ControlApi
 from muai_core.runtime.executor import Executor
 from muai_core.runtime.inbox import Inbox
 from muai_core.runtime.instance import Instance
+from muai_core.runtime.journal import Journal
 from muai_core.runtime.monitor import DeviceMonitor
 from muai_core.runtime.narrator import Narrator
 from muai_core.runtime.orphans import reclaim_orphans
@@ -106,6 +108,8 @@ class Controller:
             await monitor.first_answers(_FIRST_LOOK_S)
             self._resolved = resolve(self._loaded, assembly.platforms_in(self._inbox.peek()))
             self.plane = assembly.make_plane(self._loaded, self._resolved)
+            self.journal = self._open_journal()
+            stack.callback(self.journal.close)
             self.sinks = SinkRunners(assembly.metric_sinks(self._loaded))
             stack.push_async_callback(self._off_loop, self.sinks.close)
             await asyncio.to_thread(self.sinks.open)
@@ -172,13 +176,25 @@ class Controller:
         return self._killed or (self.plane.state.shutting_down and not self.plane.state.replicas)
 
     def _step(self, events: Sequence[ev.Event]) -> None:
-        now_s = self.clock()
+        now_s, events = self.journal.append(self.clock(), events)
         began_s = time.perf_counter()
         actions = self.plane.step(now_s, events)
         self._meter.stepped(now_s, time.perf_counter() - began_s, events, actions)
         for action in actions:
             self.executor.execute(action)
         self._narrator.follow(self.plane.state, events, actions)
+
+    def _open_journal(self) -> Journal:
+        config = self._loaded.config
+        zero_at = datetime.now().astimezone() - timedelta(seconds=self.clock())
+        return Journal.open(
+            self._instance.state_dir / "journal.jsonl",
+            self.plane,
+            version=muai_core.__version__,
+            zero_at=zero_at.isoformat(),
+            plugins=[self._loaded.path(text) for text in config.plugins],
+            report=lambda words: self._narrator.tell("bad", words),
+        )
 
     async def _reclaim_orphans(self) -> None:
         """End what an earlier controller left behind, before its memory counts as foreign."""
@@ -269,7 +285,9 @@ class Controller:
 
     def _families(self) -> tuple[Any, ...]:
         return (
-            *collect.controller_families(muai_core.__version__, self.clock(), None),
+            *collect.controller_families(
+                muai_core.__version__, self.clock(), self.journal.state.size_bytes
+            ),
             *collect.sink_families(self.sinks.batches_dropped()),
             *collect.state_families(self.plane.state, self._in_flight(), self.progress.latest),
             *self._registry.collect(),

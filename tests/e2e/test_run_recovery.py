@@ -1,6 +1,7 @@
 """A replica dies under load: clients must not notice, and it must come back by itself."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -118,3 +119,22 @@ def test_a_killed_controller_leaves_nothing_that_its_successor_does_not_end(
     second.wait_ready("chat")
     leaders = {process.pid for process in second.engines()}
     assert {psutil.Process(pid).ppid() for pid in leaders} == {second.process.pid}
+
+
+def test_the_journal_of_a_run_with_a_failure_replays_to_the_same_digest(
+    run_muai: Any, run_command: Any, simulated_config: Any, eventually: Any
+) -> None:
+    running = run_muai(simulated_config(replicas=2))
+    running.wait_ready("chat")
+    os.killpg(running.engine_of("chat.1").pid, signal.SIGKILL)
+    eventually("it is back", lambda: restarts(running, "chat.1") == 1)
+    running.signal(signal.SIGTERM)
+    assert running.wait_end() == 0
+
+    replayed = run_command("replay", "--json", str(running.state_dir / "journal.jsonl"))
+
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    found = json.loads(replayed.stdout)
+    assert found["ended"]
+    assert found["digests_verified"] >= 1
+    assert found["difference"] is None
