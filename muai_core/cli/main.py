@@ -16,7 +16,8 @@ COMMANDS = {
     "run": "Serve the models of a config FILE until stopped.",
     "check": "Check a config FILE and start nothing.",
     "config": "Print the effective config of FILE as YAML.",
-    "schema": "Print the JSON schema of the config file, with the options of the installed plugins.",
+    "schema": "Print the JSON schema of the config file, with the options of the installed "
+    "plugins.",
     "plan": "Show what would be placed where, and start nothing.",
     "explain": "Explain why MODEL is where it is, or why it waits.",
     "devices": "List the devices and their health.",

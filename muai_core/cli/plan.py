@@ -51,15 +51,15 @@ def dry_run_or_exit(file: str, settings: tuple[str, ...], as_json: bool) -> "Dry
 
     loaded = load_or_exit(file, settings, as_json)
     try:
-        return dry_run(loaded)
+        return dry_run(loaded, note)
     except ConfigError as error:
         report_and_exit(file, error, as_json)
 
 
 def print_plan(view: dict[str, Any]) -> None:
     """The plan as tables: models, replicas, devices, and what was not placed."""
-    for complaint in view["complaints"]:
-        note(complaint)
+    for rejected in view["events_rejected"]:
+        note(rejected)
     _print_models(view)
     devices = view["devices"]
     if any(model["placement"] for model in view["models"].values()):

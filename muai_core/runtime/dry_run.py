@@ -1,11 +1,12 @@
 """What a config would lead to: the real control plane, one step, no executor."""
 
 import time
+from collections.abc import Callable
 
 from msgspec import Struct
 
 from muai_core.config.loaded import LoadedConfig
-from muai_core.control.events import DeploymentsDesired
+from muai_core.control.events import DeploymentsDesired, DeviceSourceFailed
 from muai_core.control.state import State
 from muai_core.runtime import assembly
 from muai_core.runtime.observation import OBSERVE_DEADLINE_S, observe_once
@@ -21,13 +22,21 @@ class DryRun(Struct, frozen=True):
     now_s: float
 
 
-def dry_run(loaded: LoadedConfig, deadline_s: float = OBSERVE_DEADLINE_S) -> DryRun:
+def dry_run(
+    loaded: LoadedConfig,
+    tell: Callable[[str], None],
+    deadline_s: float = OBSERVE_DEADLINE_S,
+) -> DryRun:
     """Observe the devices, choose the engines and let the plane place everything.
 
-    What runs on the devices now, be it another controller's, counts as foreign. Raises ConfigError
-    for models that no engine suits.
+    What runs on the devices now, be it another controller's, counts as foreign. `tell` gets a line
+    for each device source that fails. Raises ConfigError for models that no engine suits.
     """
     facts = observe_once(assembly.device_sources(loaded), deadline_s)
+    for fact in facts:
+        if isinstance(fact, DeviceSourceFailed):
+            # Told here already, because it may be why no engine suits.
+            tell(f"device source {fact.source}: {fact.reason}")
     resolved = resolve(loaded, assembly.platforms_in(facts))
     plane = assembly.make_plane(loaded, resolved)
     now_s = time.monotonic()

@@ -14,8 +14,6 @@ from muai_core.runtime.status import View, choices_view, identity, replicas_of, 
 def plan_view(result: DryRun) -> View:
     """What is placed where and why, what is left of each device, and what found no place."""
     state = result.state
-    sources = sources_view(state, result.now_s)
-    failures = [f"device source {s['name']}: {s['failure']}" for s in sources if s["failure"]]
     return {
         "strategy": state.settings.strategy,
         "models": {
@@ -32,7 +30,8 @@ def plan_view(result: DryRun) -> View:
             for replica in replicas_of(state, name)
             if (view := _unplaced_view(replica)) is not None
         ],
-        "complaints": [*failures, *state.rejected],
+        "device_sources": sources_view(state, result.now_s),
+        "events_rejected": dict(state.rejected),
     }
 
 

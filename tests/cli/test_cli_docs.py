@@ -21,11 +21,11 @@ def section(command: str) -> str:
 
 def names(parameter: click.Parameter) -> str:
     """What the first column of the table of options must hold."""
+    metavar = str(parameter.make_metavar(click.Context(click.Command("x"))))
     if isinstance(parameter, click.Argument):
-        return str(parameter.make_metavar(click.Context(click.Command("x")))).strip("[]")
+        return metavar.strip("[]")
     assert isinstance(parameter, click.Option)
-    metavar = "" if parameter.is_flag else f" {parameter.metavar}"
-    return f"{parameter.opts[-1]}{metavar}"
+    return parameter.opts[-1] if parameter.is_flag else f"{parameter.opts[-1]} {metavar}"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -116,6 +116,22 @@ def test_a_model_that_no_engine_suits_is_a_config_error(muai: Any, fleet_config:
     assert "runs on cuda; found cpu" in done.err
 
 
+def test_a_source_that_fails_is_told_even_when_nothing_can_be_planned(
+    muai: Any, fleet_config: Any, tmp_path: Path
+) -> None:
+    file = fleet_config("  chat: {source: weights}\n")
+    plugin = tmp_path / "fake_fleet.py"
+    plugin.write_text(
+        plugin.read_text().replace(
+            "        devices = tuple(", "        raise OSError('driver')\n        devices = tuple("
+        )
+    )
+    done = muai("plan", file)
+    assert (done.status, done.out) == (2, "")
+    assert "device source fake: OSError: driver" in done.err
+    assert "found no devices" in done.err
+
+
 def test_explain_tells_the_engine_the_devices_and_the_others(
     muai: Any, fleet_config: Any, tmp_path: Path
 ) -> None:
