@@ -15,6 +15,9 @@ class CpuSource(DeviceSource):
 
     name = "cpu"
 
+    def __init__(self) -> None:
+        self._observed_before = False
+
     def observe(self, now_s: float) -> Inventory:
         memory = psutil.virtual_memory()
         node = socket.gethostname()
@@ -28,12 +31,15 @@ class CpuSource(DeviceSource):
             memory_total_bytes=memory.total,
         )
         used = memory.total - memory.available
+        # It is the mean since the last call: the first figure is about no time at all.
+        utilization_percent = psutil.cpu_percent(interval=None)
         reading = DeviceReading(
             uuid=device.uuid,
             memory_used_bytes=used,
             memory_foreign_bytes=max(0, used - _own_memory_bytes()),
-            utilization_percent=psutil.cpu_percent(interval=None),
+            utilization_percent=utilization_percent if self._observed_before else None,
         )
+        self._observed_before = True
         return Inventory(
             source=self.name, observed_at_s=now_s, devices=(device,), readings=(reading,)
         )

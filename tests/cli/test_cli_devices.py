@@ -160,3 +160,9 @@ def test_a_disabled_plugin_says_so(muai: Any, fleet_config: Any) -> None:
     done = muai("plugins", fleet_config(MODEL), MUAI_DISABLE_PLUGINS="fake_fleet")
     assert done.status == 0
     assert "disabled  by MUAI_DISABLE_PLUGINS" in done.out
+
+
+def test_the_first_look_at_the_cpu_knows_no_utilization(muai: Any) -> None:
+    (cpu,) = json.loads(muai("devices", "--json").out)
+    assert cpu["utilization_percent"] is None
+    assert cpu["memory_used_bytes"] > 0
