@@ -107,6 +107,9 @@ class Attempt:
         self._timer.cancel()
         if not self.outcome.done() or self.outcome.cancelled():
             self._connection.abort()
+        else:
+            # Read by nobody when the client left at the same moment.
+            self.outcome.exception()
 
     # The replica's connection calls these.
 

@@ -29,6 +29,14 @@ _STATUS_LINES = {
 }
 
 
+def _path(target: bytes) -> str:
+    """The path of a request's target, which may be a whole URL."""
+    path = target.partition(b"?")[0].decode("latin-1")
+    if path.startswith(("http://", "https://")):
+        return "/" + path.partition("://")[2].partition("/")[2]
+    return path
+
+
 class Flow(Protocol):
     """Whoever writes a stream to the client."""
 
@@ -156,7 +164,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._deaf = True
         self._site.closed(self)
-        for request in [self._receiving, *self._waiting]:
+        # The one being served too: a task that is cancelled before its first step never ran.
+        for request in (self._serving, self._receiving, *self._waiting):
             if request is not None and request.admitted:
                 self._site.leave(request)
         self._receiving = None
@@ -204,7 +213,7 @@ class ClientConnection(asyncio.Protocol):
             )
             return
         request.keep_alive = self._parser.should_keep_alive() and request.version != "1.0"
-        request.path = request.url.partition(b"?")[0].decode("latin-1")
+        request.path = _path(request.url)
         try:
             self._site.admit(request)
             length = request.headers.get(b"content-length")

@@ -248,7 +248,7 @@ class Door:
 async def until(condition: Callable[[], object], deadline_s: float = 10.0) -> None:
     """Returns once `condition` holds; fails after `deadline_s`."""
     async with asyncio.timeout(deadline_s):
-        while not condition():  # noqa: ASYNC110 - the conditions belong to other objects
+        while not condition():
             await asyncio.sleep(0.005)
 
 

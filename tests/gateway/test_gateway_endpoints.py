@@ -238,6 +238,18 @@ async def test_more_requests_than_allowed_are_sent_away(open_door, healthy, wait
     assert (await door.post())[0] == 200
 
 
+async def test_head_and_whole_urls_are_understood(door):
+    door.publish([])
+    async with door.session.head(door.url + "/v1/models") as response:
+        assert response.status == 200
+        assert int(response.headers["Content-Length"]) > 0
+        assert await response.read() == b""
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.gateway.port)
+    writer.write(b"GET http://gateway.example/health?verbose=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n")) == b"HTTP/1.1 200 OK\r\n"
+    writer.close()
+
+
 async def test_keys(open_door, healthy, tmp_path, monkeypatch):
     path = tmp_path / "keys"
     path.write_text("# ours\nalpha\n\n beta \n")

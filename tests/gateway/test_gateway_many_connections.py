@@ -1,8 +1,10 @@
-"""Two thousand clients at once, on the event loop that the controller uses."""
+"""Many clients at once, and clients that vanish, on the event loop that the controller uses."""
 
 import asyncio
 import json
 import resource
+import socket
+import struct
 from collections import Counter
 
 import pytest
@@ -103,3 +105,37 @@ def test_two_thousand_streams_at_once():
     assert during == {"m-0": CLIENTS / 2, "m-1": CLIENTS / 2}
     assert answers == {(b"HTTP/1.1 200", 4, True): CLIENTS}
     assert after == [0, 0]
+
+
+async def read_answer(port, path):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST %b HTTP/1.1\r\nContent-Type: application/json\r\n" % path)
+    writer.write(b"Connection: close\r\nContent-Length: 14\r\n\r\n" + b'{"model": "m"}')
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def vanish_and_ask():
+    gateway = Gateway(GatewaySettings(port=0, max_concurrent_requests=1))
+    await gateway.start()
+    body = b'{"model": "m"}'
+    post = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    for cut in (len(post), len(post) - 3):
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+                client.sendall(post[:cut])
+                # Closing now sends a reset, which is read together with the request.
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while b" 429 " in await read_answer(gateway.port, b"/v1/completions"):
+            await asyncio.sleep(0.01)
+    await gateway.stop()
+
+
+def test_clients_that_vanish_at_once_leave_their_places():
+    uvloop.run(vanish_and_ask())
