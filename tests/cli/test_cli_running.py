@@ -46,13 +46,13 @@ models:
 class Controller:
     """One `muai run` in a process of its own, and the commands that talk to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str) -> None:
         self.state_dir = folder / "state"
         self.file = folder / "muai.yaml"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.file.write_text(CONFIG.format(port=self.port, secret=SECRET))
+        self.file.write_text(config.format(port=self.port, secret=SECRET))
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -104,8 +104,8 @@ def wait_until(condition: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def started(folder: Path) -> Iterator[Controller]:
-    controller = Controller(folder)
+def started(folder: Path, config: str = CONFIG) -> Iterator[Controller]:
+    controller = Controller(folder, config)
     try:
         yield controller
     finally:
@@ -238,3 +238,15 @@ def test_stop_may_only_ask(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert "asked the controller" in done.stdout
         assert controller.process.wait(DEADLINE_S) == 0
+
+
+def test_a_stop_that_takes_longer_than_the_wait_says_so(tmp_path: Path) -> None:
+    stubborn = CONFIG.replace("load_s: 0.1,", "load_s: 0.1, faults: {{refuse_to_die: true}},", 1)
+    with started(tmp_path, stubborn) as controller:
+        controller.wait_settled()
+        done = controller.muai("stop", "--wait", "0.3")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "is still there after 0.3 s" in done.stderr
+        assert json.loads(controller.muai("status", "--json").stdout)["state"] == "stopping"
+        assert controller.muai("stop", "--now").returncode == 0
+        assert controller.process.poll() is not None
