@@ -9,6 +9,7 @@ import click
 import pytest
 
 from muai_core.cli.main import COMMANDS
+from muai_core.cli.replay import Replayed
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
@@ -101,3 +102,7 @@ def test_the_json_of_config_commands_is_documented(muai_json: Any, fleet_config:
     file = fleet_config(PLAN)
     assert_documented("check", muai_json("check", file))
     assert_documented("config", muai_json("config", file))
+
+
+def test_the_json_of_replay_is_documented() -> None:
+    assert documented("replay") == set(Replayed.__struct_fields__)
