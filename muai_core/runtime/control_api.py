@@ -66,7 +66,7 @@ class ControlApi:
             listening = control_socket.listen(self._state_dir)
             assert runner.server is not None
             # Since Python 3.13 the loop would look for the socket's file under the name it was
-            # bound to, which is gone by now. `close` removes it.
+            # bound to, which may be gone by now. `close` removes it.
             options: Any = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
             self._server = await asyncio.get_running_loop().create_unix_server(
                 runner.server, sock=listening, **options

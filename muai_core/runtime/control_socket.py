@@ -1,8 +1,8 @@
 """The Unix socket through which commands talk to a running controller.
 
 It lies in the state directory, whose owner alone may use it. A socket's path may have 107 bytes
-(unix(7), sun_path), a state directory's path more, so both sides go through an open descriptor of
-the directory.
+(unix(7), sun_path), a state directory's path more; then both sides go through an open descriptor
+of the directory.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOCKET_NAME = "control.sock"
+_PATH_MAX_BYTES = 107
 
 
 def listen(state_dir: Path) -> socket.socket:
@@ -60,6 +61,10 @@ def remove(state_dir: Path) -> None:
 @contextlib.contextmanager
 def _short_path(state_dir: Path) -> Iterator[str]:
     """A short name for the socket in `state_dir`, valid inside the `with`."""
+    path = str(state_dir / SOCKET_NAME)
+    if len(os.fsencode(path)) <= _PATH_MAX_BYTES:
+        yield path
+        return
     directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{SOCKET_NAME}"
