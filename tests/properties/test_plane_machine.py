@@ -16,6 +16,7 @@ import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from msgspec import structs
 
 from muai_core.control import actions as act
 from muai_core.control import events as ev
@@ -49,6 +50,16 @@ DEVICES = tuple(
     )
     for i in range(7)
 )
+
+OUTCOMES: dict[type[ev.ReplicaFact], dict[str, Any]] = {
+    ev.ReplicaSpawned: {"pid": 100},
+    ev.ReplicaProgressed: {"stage": "load"},
+    ev.ReplicaReady: {"endpoint": "http://127.0.0.1:2"},
+    ev.ReplicaStartFailed: {"cause": "late news"},
+    ev.ReplicaExited: {"cause": "late news"},
+    ev.ReplicaDrained: {},
+    ev.ReplicaReleased: {},
+}
 
 wishes = st.builds(
     Deployment,
@@ -95,6 +106,17 @@ def hostile_events() -> st.SearchStrategy[ev.Event]:
             sightings=st.lists(st.builds(ev.ReplicaSighting, names, epochs), max_size=3).map(tuple),
         ),
         st.builds(
+            lambda inventory: ev.DevicesObserved(inventory=inventory),
+            st.sampled_from(
+                [
+                    _inventory("gpus", 1e12, DEVICES[0]),
+                    _inventory("gpus", 1e11, DEVICES[0], DEVICES[0]),
+                    _inventory("other", 0.0, DEVICES[0]),
+                    _inventory("other", 0.0, structs.replace(DEVICES[0], memory_total_bytes=-1)),
+                ]
+            ),
+        ),
+        st.builds(
             ev.DeploymentsDesired,
             deployments=st.sampled_from(
                 [
@@ -107,6 +129,10 @@ def hostile_events() -> st.SearchStrategy[ev.Event]:
             ),
         ),
     )
+
+
+def _inventory(source: str, observed_at_s: float, *devices: Device) -> Inventory:
+    return Inventory(source=source, observed_at_s=observed_at_s, devices=devices)
 
 
 def _wish(name: str, **changes: Any) -> Deployment:
@@ -147,7 +173,14 @@ class PlaneMachine(RuleBasedStateMachine):
 
     @rule(devices=some_devices, age_s=st.sampled_from([0.0, 0.0, 3.0]))
     def observe_devices(self, devices: dict[int, Any], age_s: float) -> None:
-        self._observe(devices, max(0.0, self.now_s - age_s))
+        observed_at_s = max(0.0, self.now_s - age_s)
+        newest_s = self.plane.state.sources["gpus"].observed_at_s
+        assert newest_s is not None
+        self._step()
+        before = _essence(self.plane)
+        self._observe(devices, observed_at_s)
+        if observed_at_s < newest_s:
+            assert _essence(self.plane) == before
 
     @rule(data=st.data(), batch=st.integers(1, 4))
     def outcomes(self, data: st.DataObject, batch: int) -> None:
@@ -193,13 +226,13 @@ class PlaneMachine(RuleBasedStateMachine):
         if keep:
             self.old_sightings.append(seen)
         else:
-            self._step(seen)
+            self._see_replicas(seen)
 
     @rule()
     def observation_comes_late(self) -> None:
         if not self.old_sightings:
             return
-        self._step(self.old_sightings.pop())
+        self._see_replicas(self.old_sightings.pop())
 
     @rule(dt_s=st.sampled_from([0.01, 1.0, 7.0, 61.0, 5000.0]))
     def time_passes(self, dt_s: float) -> None:
@@ -220,17 +253,26 @@ class PlaneMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def old_event_again(self, data: st.DataObject) -> None:
-        if not self.history:
-            return
         event = data.draw(st.sampled_from(self.history))
+        if not self._false_proof(event):
+            self._step(event)
+
+    @rule(data=st.data(), kind=st.sampled_from(list(OUTCOMES)))
+    def outcome_out_of_turn(self, data: st.DataObject, kind: type[ev.ReplicaFact]) -> None:
+        """Any outcome of anything that was ever started, whatever has become of it since."""
+        if not self.world:
+            return
+        name, epoch = data.draw(st.sampled_from(list(self.world)))
+        event = msgspec.convert(
+            {"event": kind.__name__, "replica_id": name, "epoch": epoch, **OUTCOMES[kind]}, kind
+        )
         if self._false_proof(event):
             return
         self._step()
         before = _essence(self.plane)
+        overtaken = epoch < self.last_epoch[name] or name in self.gone
         actions = self._step(event)
-        if isinstance(event, ev.ReplicaFact) and event.epoch < self.last_epoch.get(
-            event.replica_id, 1
-        ):
+        if overtaken:
             assert actions == []
             assert _essence(self.plane) == before
 
@@ -328,6 +370,18 @@ class PlaneMachine(RuleBasedStateMachine):
             ),
         )
         self._step(ev.DevicesObserved(inventory=inventory))
+
+    def _see_replicas(self, seen: ev.ReplicasObserved) -> None:
+        """The truth of some time: nothing that lives may be given up for it."""
+        self._step()
+        newest_s = self.plane.state.replicas_observed_at_s
+        before, held = _essence(self.plane), dict(self.plane.state.replicas)
+        self._step(seen)
+        if newest_s is not None and seen.observed_at_s < newest_s:
+            assert _essence(self.plane) == before
+        for name, replica in self.plane.state.replicas.items():
+            if name in held and replica.state is not held[name].state:
+                assert not self.world[name, held[name].epoch].alive
 
     def _orders(self, key: tuple[str, int]) -> list[str]:
         return sorted(self.world[key].orders)
