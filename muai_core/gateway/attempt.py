@@ -1,6 +1,7 @@
 """One try of one request on one replica: its deadlines, its bytes, and what became of it."""
 
 import asyncio
+from time import monotonic
 
 from msgspec import Struct
 
@@ -98,7 +99,7 @@ class Attempt:
         self.first_event_s: float | None = None
         #: An Answer; None when a stream was passed on to its end; or raises ReplicaFault.
         self.outcome: asyncio.Future[Answer | None] = self._loop.create_future()
-        self._last_s = self._loop.time()
+        self._last_s = monotonic()
         timeout_s = settings.first_token_timeout_s if streamed else settings.response_timeout_s
         self._timer = self._loop.call_later(timeout_s, self._expire)
 
@@ -122,7 +123,7 @@ class Attempt:
         )
 
     def on_data(self, data: bytes) -> None:
-        self._last_s = self._loop.time()
+        self._last_s = monotonic()
         if self._live:
             self._pass_on(data)
             return
@@ -161,7 +162,7 @@ class Attempt:
 
     def resume(self) -> None:
         self._paused = False
-        self._last_s = self._loop.time()
+        self._last_s = monotonic()
         self._connection.resume()
 
     def _pass_on(self, data: bytes) -> None:
@@ -197,7 +198,7 @@ class Attempt:
         elif self.first_event_s is None:
             self._fail("first_token_timeout", "sent no token")
         else:
-            silent_s = self._loop.time() - self._last_s
+            silent_s = monotonic() - self._last_s
             left_s = settings.inter_token_timeout_s - (0.0 if self._paused else silent_s)
             if left_s > 0:
                 self._timer = self._loop.call_later(left_s, self._expire)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from http import HTTPStatus
+from time import monotonic
 from typing import Protocol, cast
 
 import httptools
@@ -48,7 +49,7 @@ class Flow(Protocol):
 
 
 class ClientConnection(asyncio.Protocol):
-    """One client's connection. All times are the event loop's."""
+    """One client's connection. Times are `time.monotonic`: uvloop's own clock ticks in ms."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -62,7 +63,7 @@ class ClientConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         #: No more of what the client sends is read.
         self._deaf = False
-        self._quiet_since_s = self._loop.time()
+        self._quiet_since_s = monotonic()
         self._stalled_since_s: float | None = None
         self._flow: Flow | None = None
         self._chunked = False
@@ -174,7 +175,7 @@ class ClientConnection(asyncio.Protocol):
             self._task.cancel()
 
     def pause_writing(self) -> None:
-        self._stalled_since_s = self._loop.time()
+        self._stalled_since_s = monotonic()
         if self._flow is not None:
             self._flow.pause()
 
@@ -188,7 +189,7 @@ class ClientConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._deaf:
             return
-        self._receiving = Request(self._loop.time())
+        self._receiving = Request(monotonic())
         self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -320,7 +321,7 @@ class ClientConnection(asyncio.Protocol):
         self._serving = None
         self._task = None
         self._flow = None
-        self._quiet_since_s = self._loop.time()
+        self._quiet_since_s = monotonic()
         if self._transport is None or self._transport.is_closing():
             return
         if not request.keep_alive or self._site.closing:
@@ -335,7 +336,7 @@ class ClientConnection(asyncio.Protocol):
         if self._deaf:
             return
         self._deaf = True
-        request = self._receiving or Request(self._loop.time())
+        request = self._receiving or Request(monotonic())
         self._receiving = None
         request.chunks.clear()
         request.refusal = error

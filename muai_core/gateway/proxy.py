@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+from time import monotonic
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -56,7 +57,6 @@ class Proxy:
         self._settings = settings
         self._router = router
         self._observer = observer
-        self._loop = asyncio.get_running_loop()
 
     async def forward(self, journey: Journey) -> None:
         """Writes the answer to the client. Raises ApiError while nothing has been written."""
@@ -111,7 +111,7 @@ class Proxy:
         router = self._router
         if journey.sent > self._settings.retries:
             return None
-        while (lease := router.choose(model, self._loop.time(), journey.tried)) is None:
+        while (lease := router.choose(model, monotonic(), journey.tried)) is None:
             status = router.statuses.get(model)
             if status is None:
                 raise api_error.model_not_found(model, tuple(router.statuses))
@@ -120,8 +120,8 @@ class Proxy:
                     model, status.state, status.reason, status.retry_after_s
                 )
             if journey.wait_until_s is None:
-                journey.wait_until_s = self._loop.time() + self._settings.retry_wait_s
-            left_s = journey.wait_until_s - self._loop.time()
+                journey.wait_until_s = monotonic() + self._settings.retry_wait_s
+            left_s = journey.wait_until_s - monotonic()
             if left_s <= 0:
                 return None
             changed = await router.changed_within(min(left_s, SUSPICION_S))
@@ -237,7 +237,7 @@ class Proxy:
     def _blame(self, slot: Slot, kind: FaultKind) -> None:
         slot.faults[kind] += 1
         if kind != "too_large":
-            slot.suspect_until_s = self._loop.time() + SUSPICION_S
+            slot.suspect_until_s = monotonic() + SUSPICION_S
         try:
             self._observer.replica_faulted(*slot.key, kind)
         except Exception:

@@ -183,8 +183,9 @@ class ReplicaConnection(asyncio.Protocol):
 class ReplicaPool:
     """The connections to one replica. The one used last is used first, so that spares time out."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host_header = f"{host}:{port}".encode()
+    def __init__(self, host: str, port: int, authority: str) -> None:
+        """`authority` is host and port as URLs write them, for the Host header."""
+        self.host_header = authority.encode()
         self._host = host
         self._port = port
         self._idle: list[ReplicaConnection] = []

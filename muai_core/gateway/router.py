@@ -59,7 +59,7 @@ class Slot:
             raise ValueError(
                 f"route of {route.replica_id}: endpoint {route.endpoint!r} must be http://HOST:PORT"
             )
-        self.pool = ReplicaPool(address.hostname, address.port or 80)
+        self.pool = ReplicaPool(address.hostname, address.port or 80, address.netloc)
 
 
 class Lease:

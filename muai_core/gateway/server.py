@@ -6,11 +6,11 @@ import logging
 import re
 import resource
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from hmac import compare_digest
 from http import HTTPStatus
+from time import monotonic, time
 from typing import Any
 from urllib.parse import unquote
 
@@ -87,7 +87,7 @@ class Gateway:
         self._id_prefix = b"req-" + secrets.token_hex(4).encode() + b"-"
         self._id_count = 0
         self._awaiting_empty: list[asyncio.Future[None]] = []
-        self._created_s = int(time.time())
+        self._created_s = int(time())
 
     # The runtime calls these.
 
@@ -158,7 +158,7 @@ class Gateway:
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         self.date = formatdate(usegmt=True).encode()
-        now_s = loop.time()
+        now_s = monotonic()
         for connection in list(self._connections):
             connection.sweep(now_s)
         self._sweeper = loop.call_later(1.0, self._sweep)
@@ -311,7 +311,7 @@ class Gateway:
 
     def _report(self, journey: Journey) -> None:
         try:
-            self._observer.request_finished(journey.finished(asyncio.get_running_loop().time()))
+            self._observer.request_finished(journey.finished(monotonic()))
         except Exception:
             log.exception("an observer failed")
 

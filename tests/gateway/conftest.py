@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
 from muai_core.gateway import FaultKind, FinishedRequest, Gateway, GatewaySettings
@@ -250,6 +251,14 @@ async def until(condition: Callable[[], object], deadline_s: float = 10.0) -> No
     async with asyncio.timeout(deadline_s):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """The controller runs on uvloop; whoever embeds the gateway may not."""
+    if request.param == "uvloop":
+        return uvloop.EventLoopPolicy()
+    return asyncio.DefaultEventLoopPolicy()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 
 def shape_of(document):
@@ -75,6 +76,33 @@ async def test_the_body_reaches_the_engine_byte_for_byte(door, healthy):
         assert response.status in (200, 500)
     await door.reported()
     assert engine.bodies == [body] * len(engine.bodies)
+
+
+async def test_a_body_just_within_the_limit_reaches_the_engine_whole(door, healthy):
+    engine = await healthy()
+    door.publish([engine])
+    pad = "x" * (10 * 2**20 - 100)
+    assert (await door.post(pad=pad))[0] == 200
+    assert engine.requests[0][1]["pad"] == pad
+
+
+async def test_a_replica_on_ipv6(door, healthy):
+    async def hello(request):
+        return web.json_response({"host": request.headers["Host"]})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", hello)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "::1", 0).start()
+    except OSError:
+        await runner.cleanup()
+        pytest.skip("no IPv6 on this machine")
+    authority = f"[::1]:{runner.addresses[0][1]}"
+    door.publish([f"http://{authority}"])
+    assert (await door.post())[1] == {"host": authority}
+    await runner.cleanup()
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])

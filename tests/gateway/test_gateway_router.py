@@ -4,7 +4,14 @@ import asyncio
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from muai_core.gateway.router import Router
 from muai_core.model.routing import ModelStatus, Route, RoutingTable
@@ -85,7 +92,8 @@ class RouterMachine(RuleBasedStateMachine):
         assert {key for key, load in loads.items() if load.routed} == set(self.routed)
 
 
-TestRouterMachine = RouterMachine.TestCase
+def test_counts_stay_right_whatever_happens():
+    run_state_machine_as_test(RouterMachine)
 
 
 def test_ties_go_around():
