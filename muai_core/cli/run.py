@@ -1,6 +1,7 @@
 """`muai run`: serve what a config asks for, until told to stop."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -41,11 +42,15 @@ def command(file: str, settings: tuple[str, ...], state_dir: Path, quiet: bool) 
     loaded = load_or_exit(file, settings)
     tell = _silent if quiet else _tell
     try:
-        with Instance(state_dir) as instance:
-            controller = Controller(loaded, instance, sys.executable, Narrator(tell))
-            status = uvloop.run(_serve(controller, tell))
+        instance = Instance(state_dir)
     except InstanceInUse as error:
         raise click.ClickException(f"{error} (`muai stop`, or --state-dir)") from None
+    except OSError as error:
+        raise click.ClickException(f"--state-dir {state_dir} cannot be used: {error}") from None
+    try:
+        with instance:
+            controller = Controller(loaded, instance, sys.executable, Narrator(tell))
+            status = uvloop.run(_serve(controller, tell))
     except (SinkError, GatewaySettingsError) as error:
         raise click.ClickException(f"{error}; nothing was started") from None
     sys.exit(status)
@@ -67,8 +72,10 @@ async def _serve(controller: "Controller", tell: Callable[[str, str], None]) -> 
             tell("bad", "killing every engine")
             controller.kill()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # nohup asks for SIGHUP to be ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, on_signal, number)
     try:
         await running
     except asyncio.CancelledError:
@@ -85,10 +92,11 @@ def _announce(controller: "Controller", tell: Callable[[str, str], None]) -> Non
 def _tell(severity: str, line: str) -> None:
     from datetime import datetime
 
-    stamp = datetime.now().astimezone().strftime("%H:%M:%S")
-    # click drops the colors when standard error is no terminal.
-    click.echo(click.style(f"{stamp}  ", dim=True), err=True, nl=False)
-    click.echo(click.style(line, fg=_COLORS.get(severity)), err=True)
+    stamp = click.style(datetime.now().astimezone().strftime("%H:%M:%S"), dim=True)
+    # Nobody listens any more: no reason to stop serving.
+    with contextlib.suppress(OSError):
+        # click drops the colors when standard error is no terminal.
+        click.echo(f"{stamp}  {click.style(line, fg=_COLORS.get(severity))}", err=True)
 
 
 def _silent(severity: str, line: str) -> None:

@@ -134,6 +134,11 @@ def _devices(subject: Subject) -> Any:
             path = ("devices", name)
             if name not in completed and name not in (devices.model_extra or {}):
                 completed[name] = check_options(subject, "device source", sources[name], path, {})
+    if devices.sources is None:
+        for name, part in sources.items():
+            if part.on_by_default and name not in (devices.model_extra or {}):
+                options = check_options(subject, "device source", part, ("devices", name), {})
+                completed.update({name: options} if options else {})
     core = {key: getattr(devices, key) for key in own}
     return type(devices).model_construct(**core, **completed)
 
