@@ -1,7 +1,7 @@
 """Every file in tests/scenarios is a story: events in, actions out, told by its comments.
 
-`00_how_to_read.txt` explains the form. After a wanted change of behaviour, write the files anew with
-`MUAI_UPDATE_SCENARIOS=1 pytest tests/control/test_scenarios.py` and read the difference.
+`00_how_to_read.txt` explains the form. After a wanted change of behaviour, write the files anew
+with `MUAI_UPDATE_SCENARIOS=1 pytest tests/control/test_scenarios.py` and read the difference.
 """
 
 import os
