@@ -96,7 +96,8 @@ class Batcher:
         """The longest waiting prompts, as many as fit one pass with their padding."""
         behind = [s for s in self.running if s.pending > 1 or not s.cached]
         behind.sort(key=lambda s: self._order[s.key])
-        budget, chosen, width = self._limits.prefill_tokens, [], 0
+        budget, width = self._limits.prefill_tokens, 0
+        chosen: list[Sequence] = []
         for sequence in behind:
             width = max(width, min(sequence.pending, budget))
             if chosen and width * (len(chosen) + 1) > budget:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from msgspec import Struct
 
@@ -189,13 +189,12 @@ class TransformersGenerator:
                 f"prompt and answer together may have {limits.max_model_len}",
                 param="messages" if request.messages is not None else "prompt",
             )
-        decode = model.tokenizer.decode
         return Sequence(
             key,
             prompt_ids,
             max_new_tokens=room if wanted is None else wanted,
             chooser=Chooser(request.temperature, request.top_p, random.Random(request.seed)),
-            text=TextStream(lambda ids: decode(ids, skip_special_tokens=True), request.stop),
+            text=TextStream(model.text_of, request.stop),
             ignore_eos=request.ignore_eos,
             top_logprobs=request.top_logprobs if request.logprobs else None,
         )
@@ -238,7 +237,7 @@ class TransformersGenerator:
             raise BadRequestError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from None
-        return list(encoded["input_ids"])
+        return list(cast("dict[str, list[int]]", encoded)["input_ids"])
 
 
 def _with_prompt(delta: Delta, prompt_ids: tuple[int, ...]) -> Delta:

@@ -12,7 +12,10 @@ import torch
 import transformers
 from msgspec import Struct
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
+from muai_transformers.acceleration import accelerate
+from muai_transformers.facts import cpu_has_bfloat16
 from muai_transformers.model import LoadedModel
 from muai_transformers.source import ModelSource
 
@@ -40,7 +43,7 @@ def default_cache_folder() -> Path:
 
 def load(options: LoadOptions) -> LoadedModel:
     """Loads in the calling thread; seconds to minutes. Raises what transformers raises."""
-    transformers.utils.logging.disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = choose_dtype(options.dtype, options.device)
     if options.source.gguf_file is None:
         return _from_folder(options.source.name_or_path, dtype, options)
@@ -61,23 +64,14 @@ def choose_dtype(name: DtypeName, device: str) -> torch.dtype:
         }[name]
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
-    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
-
-
-def _cpu_has_bfloat16() -> bool:
-    # torch emulates bfloat16 on other CPUs, which is slower than float32.
-    try:
-        words = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(words)
+    return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
 
 
 def _from_folder(name: str, dtype: torch.dtype, options: LoadOptions) -> LoadedModel:
     trust = options.trust_remote_code
     network = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust)
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
-    return LoadedModel(network.to(options.device).eval(), tokenizer)
+    return _ready(network, tokenizer, options)
 
 
 def _from_gguf(options: LoadOptions, dtype: torch.dtype, unpacked: Path | None) -> LoadedModel:
@@ -91,11 +85,19 @@ def _from_gguf(options: LoadOptions, dtype: torch.dtype, unpacked: Path | None) 
         quantization_config=GgufConfig(dequantize=True),  # else the weights stay packed
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-    model = LoadedModel(network.eval(), tokenizer)
     if unpacked is not None:
         _keep(network, tokenizer, unpacked)
-    network.to(options.device)
-    return LoadedModel(network, tokenizer) if options.device != "cpu" else model
+    return _ready(network, tokenizer, options)
+
+
+def _ready(
+    network: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    options: LoadOptions,
+) -> LoadedModel:
+    torch.nn.Module.to(network, options.device).train(False)
+    accelerate(network)
+    return LoadedModel(network, tokenizer)
 
 
 def _unpacked_folder(options: LoadOptions, dtype: torch.dtype) -> Path | None:

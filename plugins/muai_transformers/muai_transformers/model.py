@@ -1,11 +1,12 @@
 """A loaded model: weights, tokenizer, and one forward pass over a slot cache."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from muai_transformers.facts import BATCHABLE_LAYERS
 from muai_transformers.slots import Batch, Shape, SlotCache
 
 
@@ -20,7 +21,8 @@ class LoadedModel:
         self.network = network
         self.tokenizer = tokenizer
         self.device = network.device
-        self.dtype = network.dtype
+        embeddings = cast("torch.nn.Embedding", network.get_input_embeddings())
+        self.dtype = embeddings.weight.dtype
         text_config = network.config.get_text_config(decoder=True)
         self.num_layers: int = text_config.num_hidden_layers
         self.vocabulary: int = text_config.vocab_size
@@ -64,8 +66,11 @@ class LoadedModel:
 
     def token_text(self, token: int) -> str:
         """One token as text, special tokens included."""
-        text: str = self.tokenizer.decode([token])
-        return text
+        return self.text_of([token], special=True)
+
+    def text_of(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Tokens as text, without special tokens unless they are asked for."""
+        return cast("str", self.tokenizer.decode(list(tokens), skip_special_tokens=not special))
 
 
 def _eos_ids(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -82,11 +87,11 @@ def _mask_maker(config: Any) -> _MaskMaker:
     """The masks this architecture's forward takes: one tensor, or one for each kind of layer."""
     window: int | None = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
-    unknown = kinds - {"full_attention", "sliding_attention"}
+    unknown = kinds - BATCHABLE_LAYERS
     if unknown:
         raise UnsupportedModelError(
             f"{config.model_type} has layers of type {', '.join(sorted(unknown))}; "
-            "supported are full_attention and sliding_attention"
+            f"supported are {', '.join(sorted(BATCHABLE_LAYERS))}"
         )
     if len(kinds) == 2:
         return lambda batch, dtype: {

@@ -84,13 +84,15 @@ class Batch:
         return mask.masked_fill_(hidden, torch.finfo(dtype).min)
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer, (rows, heads, tokens, head size), allocated at first use."""
 
     is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, owner: "SlotCache") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._owner = owner
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -154,22 +156,23 @@ class SlotCache(Cache):
 
     def __init__(self, num_layers: int, shape: Shape) -> None:
         self.shape = shape
-        super().__init__(layers=[SlotLayer(self) for _ in range(num_layers)])
+        self._slot_layers = [SlotLayer(self) for _ in range(num_layers)]
+        super().__init__(layers=[*self._slot_layers])
 
     def resize(self, shape: Shape, used: Shape) -> None:
         """Moves to a new shape, keeping the first `used` rows and tokens."""
         self.shape = shape
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.resize(shape, used)
 
     def move_row(self, source: int, target: int, tokens: int) -> None:
         """Copies a row's first `tokens` tokens over another row."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.move_row(source, target, tokens)
 
     def bytes_per_token(self) -> int:
         """What one token of one sequence takes, all layers. Known after the first pass."""
-        return sum(layer.bytes_per_token() for layer in self.layers)
+        return sum(layer.bytes_per_token() for layer in self._slot_layers)
 
 
 def _empty_cells(like: torch.Tensor, shape: Shape) -> torch.Tensor:

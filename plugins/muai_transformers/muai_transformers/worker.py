@@ -42,7 +42,10 @@ def main(argv: list[str]) -> int:
     """Serves until told to stop. Returns the exit status; 2: the arguments are wrong."""
     arguments = parse_arguments(argv)
     if not arguments.allow_hub:
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # By default the threads of a pass spin for milliseconds at every barrier. On a machine that
+    # does anything else this costs up to ten times the pass; libgomp reads it when torch loads it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         source = find_source(arguments.model)
     except SourceError as error:

@@ -1,6 +1,10 @@
 """Models for the tests: a tiny random Llama, and SmolLM2 where its package is installed."""
 
+import os
 from pathlib import Path
+
+# As the worker does, before torch starts its threads: tests share the machine with others.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 import torch

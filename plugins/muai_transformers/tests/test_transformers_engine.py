@@ -1,0 +1,189 @@
+"""What the controller asks: does it suit, what is wrong, how much memory, how to start."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from muai_transformers.config import TransformersOptions
+from muai_transformers.engine import GIB, RUNTIME_BYTES, TransformersEngine
+from muai_transformers.facts import cpu_has_bfloat16, read_facts
+from muai_transformers.source import SourceError, find_source
+from pydantic import ValidationError
+
+from muai_core import Deployment, Device, LaunchRequest
+
+ENGINE = TransformersEngine()
+CPU = Device(
+    uuid="cpu-0",
+    node="here",
+    index=0,
+    kind="cpu",
+    platform="cpu",
+    name="CPU",
+    memory_total_bytes=16 * GIB,
+)
+
+
+def deployment(source: str | Path, **fields: object) -> Deployment:
+    known = {"name": "tiny", "engine": "transformers", "platforms": ("cpu",), **fields}
+    return Deployment(source=str(source), **known)
+
+
+def gguf_bytes(tensors: int = 1, version: int = 3) -> bytes:
+    """A GGUF header with a vocabulary to skip and one 3 x 5 tensor."""
+    import struct
+
+    def string(text: str) -> bytes:
+        return struct.pack("<Q", len(text)) + text.encode()
+
+    pairs = [
+        string("general.architecture") + struct.pack("<I", 8) + string("llama"),
+        string("llama.context_length") + struct.pack("<II", 4, 2048),
+        string("llama.block_count") + struct.pack("<II", 4, 2),
+        string("llama.embedding_length") + struct.pack("<II", 4, 64),
+        string("llama.attention.head_count") + struct.pack("<II", 4, 4),
+        string("llama.attention.head_count_kv") + struct.pack("<II", 4, 2),
+        string("tokens") + struct.pack("<IIQ", 9, 8, 2) + string("a") + string("bc"),
+        string("scores") + struct.pack("<IIQ2f", 9, 6, 2, 0.0, 1.0),
+    ]
+    infos = [string("w") + struct.pack("<I2QIQ", 2, 3, 5, 0, 0)] * tensors
+    head = b"GGUF" + struct.pack("<IQQ", version, len(infos), len(pairs))
+    return head + b"".join(pairs) + b"".join(infos)
+
+
+def test_facts_of_a_folder_are_the_models(tiny_folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    facts = read_facts(find_source(str(tiny_folder)))
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    assert facts.parameters == model.num_parameters()
+    assert facts.context_tokens == 512
+    assert facts.kv_values_per_token == 2 * 2 * 2 * 16
+
+
+def test_facts_of_a_gguf_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes())
+    facts = read_facts(find_source(str(path)))
+    assert facts.parameters == 15
+    assert facts.context_tokens == 2048
+    assert facts.kv_values_per_token == 2 * 2 * (16 + 16)
+    assert find_source(str(tmp_path)).gguf_file == "model.gguf"
+
+
+@pytest.mark.parametrize("size", [0, 3, 4, 20, 30, 150, 200])
+def test_broken_gguf_files_do_not_suit(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes()[:size])
+    answer = ENGINE.suits(deployment(path))
+    assert not answer.suitable
+    assert "model.gguf" in answer.reason
+
+
+def test_sources_that_are_not_there() -> None:
+    for source, words in (
+        ("package:no_such_package_here/x.gguf", "not installed"),
+        ("package:json/missing.gguf", "no missing.gguf"),
+        ("package:json", "write package:PACKAGE/PATH"),
+        ("package:json/../os.py", "no ../os.py"),
+        ("/no/such/folder", "no such file or folder"),
+        ("./model.gguf", "no such file or folder"),
+    ):
+        with pytest.raises(SourceError, match=words):
+            find_source(source)
+        assert words in ENGINE.suits(deployment(source)).reason
+
+
+def test_hub_names_need_permission() -> None:
+    refused = ENGINE.suits(deployment("org/model"))
+    assert not refused.suitable
+    assert "allow_hub: true" in refused.reason
+    assert ENGINE.suits(deployment("org/model", engine_options={"allow_hub": True})).suitable
+
+
+def test_other_kinds_of_model_do_not_suit(tmp_path: Path) -> None:
+    for config, words in (
+        ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
+        ({"architectures": ["XForCausalLM"], "layer_types": ["linear_attention"]}, "linear"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        answer = ENGINE.suits(deployment(tmp_path))
+        assert not answer.suitable
+        assert words in answer.reason
+
+
+def test_all_complaints_at_once(tiny_folder: Path) -> None:
+    wish = deployment(
+        tiny_folder,
+        tensor_parallel_size=2,
+        pipeline_parallel_size=3,
+        dtype="int4",
+        max_model_len=1024,
+    )
+    complaints = {c.field: c.message for c in ENGINE.check(wish)}
+    assert complaints["tensor_parallel_size"].startswith("2 is not possible")
+    assert complaints["pipeline_parallel_size"].startswith("3 is not possible")
+    assert "bfloat16" in complaints["dtype"]
+    assert "512 tokens" in complaints["max_model_len"]
+    assert ENGINE.check(deployment(tiny_folder)) == ()
+
+
+def test_memory_is_weights_and_cache(tiny_folder: Path) -> None:
+    facts = read_facts(find_source(str(tiny_folder)))
+    assert facts.parameters is not None
+    full_bytes = 16 * 512 * 128 * 4
+    got = ENGINE.memory_bytes_per_device(deployment(tiny_folder, dtype="float32"))
+    assert got == facts.parameters * 4 + full_bytes + RUNTIME_BYTES
+    options = {"kv_cache_gib": 2.0}
+    got = ENGINE.memory_bytes_per_device(
+        deployment(tiny_folder, dtype="float16", engine_options=options)
+    )
+    assert got == facts.parameters * 2 + 2 * GIB + RUNTIME_BYTES
+
+
+def test_launch_names_everything(tiny_folder: Path) -> None:
+    options = {"max_num_seqs": 4, "num_threads": 1, "keep_unpacked": False}
+    wish = deployment(tiny_folder, max_model_len=256, engine_options=options)
+    launch = ENGINE.launch(
+        LaunchRequest(
+            deployment=wish,
+            replica_id="tiny-0",
+            epoch=1,
+            devices=(CPU,),
+            stages=(("cpu-0",),),
+            python="/opt/python",
+            host="127.0.0.1",
+            port=8123,
+        )
+    )
+    command = " ".join(launch.argv)
+    assert command.startswith("/opt/python -P -m muai_transformers.worker")
+    value_bytes = 2 if cpu_has_bfloat16() else 4
+    for part in (
+        f"--model {tiny_folder} --served-model-name tiny",
+        "--host 127.0.0.1 --port 8123",
+        "--device cpu --max-num-seqs 4 --max-model-len 256",
+        f"--kv-cache-bytes {4 * 256 * 128 * value_bytes} --num-threads 1",
+        "--no-cache",
+    ):
+        assert part in command
+    assert launch.served_model_name == "tiny"
+
+
+def test_options_are_checked_and_documented() -> None:
+    with pytest.raises(ValidationError):
+        TransformersOptions.model_validate({"max_num_seq": 4})
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for name in TransformersOptions.model_fields:
+        assert f"`{name}`" in readme, f"README.md does not document {name}"
+
+
+def test_hooks_are_light() -> None:
+    code = (
+        "import sys, muai_transformers.hooks as hooks; hooks.muai_engines();"
+        "print([m for m in ('torch', 'transformers', 'aiohttp', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
