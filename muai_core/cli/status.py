@@ -46,6 +46,8 @@ def print_status(status: dict[str, Any]) -> None:
         _print_sinks(status["sinks"])
     for complaint in source_complaints(status["device_sources"]):
         note(complaint)
+    if status["journal"] and status["journal"]["problem"]:
+        note(f"the journal is not being written: {status['journal']['problem']}")
     for plugin in status["plugins"]:
         if plugin["status"] == "failed":
             note(f"plugin {plugin['name']} failed to load: {plugin['reason']}")

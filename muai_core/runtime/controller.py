@@ -240,6 +240,7 @@ class Controller:
             gateway_address=self.address,
             in_flight=self._in_flight(),
             sinks=self.sinks.statuses(),
+            journal=self.journal.state,
             plugins=self._loaded.plugins.records,
             choices=self._resolved.choices,
         )

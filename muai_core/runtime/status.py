@@ -20,6 +20,7 @@ from muai_core.plugin.loading import PluginRecord
 
 if TYPE_CHECKING:
     from muai_core.runtime.resolution import EngineChoice
+    from muai_core.runtime.journal import JournalState
     from muai_core.runtime.sinks import SinkStatus
 
 View = dict[str, Any]
@@ -37,6 +38,8 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     #: Requests by (replica id, epoch).
     in_flight: Mapping[tuple[str, int], int] = {}
     sinks: Sequence["SinkStatus"] = ()
+    #: None for a plane that is not journaled.
+    journal: "JournalState | None" = None
     plugins: Sequence[PluginRecord] = ()
     #: model → the engines that were considered.
     choices: Mapping[str, Sequence["EngineChoice"]] = {}
@@ -59,6 +62,7 @@ def status_view(state: State, surroundings: Surroundings, now_s: float) -> View:
         "devices": devices_view(state),
         "device_sources": sources_view(state, now_s),
         "sinks": [to_builtins(sink) for sink in surroundings.sinks],
+        "journal": to_builtins(surroundings.journal),
         "plugins": plugins_view(surroundings.plugins, surroundings.version),
         "events_rejected": dict(state.rejected),
         "policy_failures": dict(state.policy_failures),
