@@ -253,12 +253,9 @@ async def until(condition: Callable[[], object], deadline_s: float = 10.0) -> No
             await asyncio.sleep(0.005)
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:
     """The controller runs on uvloop; whoever embeds the gateway may not."""
-    if request.param == "uvloop":
-        return uvloop.EventLoopPolicy()
-    return asyncio.DefaultEventLoopPolicy()
+    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
