@@ -7,7 +7,13 @@ from typing import Any
 from msgspec import Struct, structs
 
 from muai_core.control import events as ev
-from muai_core.control.lifecycle import HOLDS_DEVICES, MAY_RUN, ReplicaState, Trigger, may
+from muai_core.control.lifecycle import (
+    HOLDS_DEVICES,
+    MAY_RUN,
+    ReplicaState,
+    Trigger,
+    states_before,
+)
 from muai_core.control.state import DeviceRecord, Replica, SourceRecord
 from muai_core.control.turn import Turn
 from muai_core.model.deployment import Deployment
@@ -169,81 +175,65 @@ def _device_source_failed(turn: Turn, event: ev.DeviceSourceFailed) -> Verdict:
 # --- replicas -----------------------------------------------------------------------------------
 
 
-def _addressed(turn: Turn, event: ev.ReplicaFact) -> Replica | Stale | Illegal:
-    """The replica whose current epoch an event is about."""
+def _replica_told(turn: Turn, event: ev.ReplicaFact) -> Verdict:
+    """Find the incarnation an event is about, and apply the event if it is not overtaken."""
     replica = turn.state.replicas.get(event.replica_id)
     if replica is None:
-        name, _, number = event.replica_id.rpartition(".")
-        last = turn.state.numbers.get(name)
-        # `int` refuses to read thousands of digits.
-        if last is not None and number.isdecimal() and len(number) <= 9 and int(number) <= last:
-            return Stale("a replica that is gone")
-        return Illegal("a replica that never was")
+        return _forgotten(turn, event.replica_id)
     if not 1 <= event.epoch <= replica.epoch:
         return Illegal("an epoch that never was")
     if event.epoch < replica.epoch:
         return Stale("an earlier epoch")
-    return replica
-
-
-def _replica_spawned(turn: Turn, event: ev.ReplicaSpawned) -> Verdict:
-    replica = _addressed(turn, event)
-    if not isinstance(replica, Replica):
-        return replica
-    if replica.state not in MAY_RUN:
+    states, change = _REPLICA_FACTS[type(event)]
+    if replica.state not in states:
         return Stale("late")
+    change(turn, replica, event)
+    return None
+
+
+def _forgotten(turn: Turn, replica_id: str) -> Verdict:
+    name, _, number = replica_id.rpartition(".")
+    last = turn.state.numbers.get(name)
+    # `int` refuses to read thousands of digits.
+    if last is not None and number.isdecimal() and len(number) <= 9 and int(number) <= last:
+        return Stale("a replica that is gone")
+    return Illegal("a replica that never was")
+
+
+def _spawned(turn: Turn, replica: Replica, event: ev.ReplicaSpawned) -> None:
     turn.store(structs.replace(replica, pid=event.pid, spawned_at_s=turn.state.now_s))
-    return None
 
 
-def _replica_progressed(turn: Turn, event: ev.ReplicaProgressed) -> Verdict:
-    replica = _addressed(turn, event)
-    if not isinstance(replica, Replica):
-        return replica
-    if replica.state is not ReplicaState.STARTING:
-        return Stale("late")
+def _progressed(turn: Turn, replica: Replica, event: ev.ReplicaProgressed) -> None:
     turn.store(structs.replace(replica, stage=event.stage, detail=event.detail))
-    return None
 
 
-def _replica_ready(turn: Turn, event: ev.ReplicaReady) -> Verdict:
-    replica = _addressed(turn, event)
-    if not isinstance(replica, Replica):
-        return replica
-    if not may(replica.state, Trigger.READY):
-        return Stale("late")
+def _ready(turn: Turn, replica: Replica, event: ev.ReplicaReady) -> None:
     turn.move(replica, Trigger.READY, endpoint=event.endpoint, stage=None, detail=None)
-    return None
 
 
-def _replica_lost(turn: Turn, event: ev.ReplicaStartFailed | ev.ReplicaExited) -> Verdict:
-    replica = _addressed(turn, event)
-    if not isinstance(replica, Replica):
-        return replica
-    if not may(replica.state, Trigger.LOST):
-        return Stale("late")
+def _lost(turn: Turn, replica: Replica, event: ev.ReplicaStartFailed | ev.ReplicaExited) -> None:
     turn.lose(replica, event.cause, event.log_tail)
-    return None
 
 
-def _replica_drained(turn: Turn, event: ev.ReplicaDrained) -> Verdict:
-    replica = _addressed(turn, event)
-    if not isinstance(replica, Replica):
-        return replica
-    if replica.state is not ReplicaState.DRAINING:
-        return Stale("late")
+def _drained(turn: Turn, replica: Replica, event: ev.ReplicaDrained) -> None:
     turn.stop(replica, "drained")
-    return None
 
 
-def _replica_released(turn: Turn, event: ev.ReplicaReleased) -> Verdict:
-    replica = _addressed(turn, event)
-    if not isinstance(replica, Replica):
-        return replica
-    if replica.state is not ReplicaState.RELEASING:
-        return Stale("late")
+def _released(turn: Turn, replica: Replica, event: ev.ReplicaReleased) -> None:
     turn.release(replica)
-    return None
+
+
+#: Event → the states in which it still means something, and what it does then.
+_REPLICA_FACTS: dict[type, tuple[frozenset[ReplicaState], Callable[[Turn, Replica, Any], None]]] = {
+    ev.ReplicaSpawned: (MAY_RUN, _spawned),
+    ev.ReplicaProgressed: (frozenset({ReplicaState.STARTING}), _progressed),
+    ev.ReplicaReady: (states_before(Trigger.READY), _ready),
+    ev.ReplicaStartFailed: (states_before(Trigger.LOST), _lost),
+    ev.ReplicaExited: (states_before(Trigger.LOST), _lost),
+    ev.ReplicaDrained: (frozenset({ReplicaState.DRAINING}), _drained),
+    ev.ReplicaReleased: (frozenset({ReplicaState.RELEASING}), _released),
+}
 
 
 def _replicas_observed(turn: Turn, event: ev.ReplicasObserved) -> Verdict:
@@ -281,12 +271,6 @@ _HANDLERS: dict[type, Callable[[Turn, Any], Verdict]] = {
     ev.ShutdownRequested: _shutdown_requested,
     ev.DevicesObserved: _devices_observed,
     ev.DeviceSourceFailed: _device_source_failed,
-    ev.ReplicaSpawned: _replica_spawned,
-    ev.ReplicaProgressed: _replica_progressed,
-    ev.ReplicaReady: _replica_ready,
-    ev.ReplicaStartFailed: _replica_lost,
-    ev.ReplicaExited: _replica_lost,
-    ev.ReplicaDrained: _replica_drained,
-    ev.ReplicaReleased: _replica_released,
     ev.ReplicasObserved: _replicas_observed,
+    **dict.fromkeys(_REPLICA_FACTS, _replica_told),
 }

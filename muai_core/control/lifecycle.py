@@ -75,11 +75,12 @@ MAY_RUN = HOLDS_DEVICES - {_S.RELEASING}
 
 
 class IllegalTransition(Exception):
-    """The table has no such step. Callers ask `may` first; this is a bug if it escapes."""
+    """The table has no such step. Callers know `states_before`; this is a bug if it escapes."""
 
 
-def may(state: ReplicaState, trigger: Trigger) -> bool:
-    return (state, trigger) in TRANSITIONS
+def states_before(trigger: Trigger) -> frozenset[ReplicaState]:
+    """The states in which `trigger` is possible."""
+    return frozenset(state for state, possible in TRANSITIONS if possible is trigger)
 
 
 def advance(state: ReplicaState, trigger: Trigger) -> ReplicaState:

@@ -19,8 +19,8 @@ from muai_core.model.device import Device
 from muai_core.plugin.loading import PluginRecord
 
 if TYPE_CHECKING:
-    from muai_core.runtime.resolution import EngineChoice
     from muai_core.runtime.journal import JournalState
+    from muai_core.runtime.resolution import EngineChoice
     from muai_core.runtime.sinks import SinkStatus
 
 View = dict[str, Any]
