@@ -9,7 +9,8 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
+from contextlib import redirect_stdout
+from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -100,7 +101,7 @@ def load_plugins(
         _load(
             plugins, _Candidate(name=name, version=None, origin="built-in", load=_constant(module))
         )
-    for candidate in [*_installed(), *map(_local, local_files)]:
+    for candidate in [*_installed(plugins), *map(_local, local_files)]:
         if disabled & {"all", candidate.name}:
             plugins.records.append(_record(candidate, "disabled", reason=f"by {DISABLE_VARIABLE}"))
         else:
@@ -112,15 +113,27 @@ def _constant(module: ModuleType) -> Callable[[], object]:
     return lambda: module
 
 
-def _installed() -> list[_Candidate]:
-    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    return [_from_entry_point(point) for point in found]
-
-
-def _from_entry_point(point: EntryPoint) -> _Candidate:
-    version = point.dist.version if point.dist else None
-    origin = point.dist.name if point.dist else point.value
-    return _Candidate(name=point.name, version=version, origin=origin, load=point.load)
+def _installed(plugins: Plugins) -> list[_Candidate]:
+    """By name. A package whose metadata cannot be read is recorded as failed and left out."""
+    found: dict[tuple[str, str], _Candidate] = {}
+    for distribution in distributions():
+        # `importlib.metadata.entry_points` would raise for all if any package is malformed.
+        if f"[{ENTRY_POINT_GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
+            continue
+        candidate = _Candidate(name="?", version=None, origin="?", load=dict)
+        try:
+            for point in distribution.entry_points.select(group=ENTRY_POINT_GROUP):
+                candidate = _Candidate(
+                    name=point.name,
+                    version=distribution.version,
+                    origin=distribution.name,
+                    load=point.load,
+                )
+                # As in an import, what is first on the path hides the rest.
+                found.setdefault((candidate.name, candidate.origin), candidate)
+        except Exception as error:  # noqa: BLE001 - malformed metadata raises all kinds of things
+            plugins.records.append(_record(candidate, "failed", reason=_last_line(error)))
+    return [found[key] for key in sorted(found)]
 
 
 def _local(path: Path) -> _Candidate:
@@ -134,7 +147,7 @@ def _local(path: Path) -> _Candidate:
         try:
             spec.loader.exec_module(module)
         except BaseException:
-            del sys.modules[module_name]
+            sys.modules.pop(module_name, None)
             raise
         return module
 
@@ -143,9 +156,13 @@ def _local(path: Path) -> _Candidate:
 
 def _load(plugins: Plugins, candidate: _Candidate) -> None:
     try:
-        parts = _parts_of(candidate)
-        _check_parts(plugins, parts)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything at all
+        # What it prints must not get into the output of a command that scripts read.
+        with redirect_stdout(sys.stderr):
+            parts = _parts_of(candidate)
+            _check_parts(plugins, parts)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
         plugins.records.append(_record(candidate, "failed", reason=_last_line(error)))
         return
     for hook, part in parts:
@@ -182,6 +199,10 @@ def _check_parts(plugins: Plugins, parts: Sequence[tuple[str, object]]) -> None:
         if (hook, name) in seen:
             raise ValueError(f"the {kind} name {name!r} is taken")
         seen.add((hook, name))
+        for base in interface.__mro__:
+            for attribute in vars(base).get("__annotations__", ()):
+                if not hasattr(part, attribute):
+                    raise TypeError(f"the {kind} {name!r} has no {attribute}")
 
 
 def _record(candidate: _Candidate, status: PluginStatus, reason: str | None = None) -> PluginRecord:
@@ -195,4 +216,4 @@ def _record(candidate: _Candidate, status: PluginStatus, reason: str | None = No
 
 
 def _last_line(error: BaseException) -> str:
-    return traceback.format_exception_only(error)[-1].strip()
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]

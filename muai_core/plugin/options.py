@@ -7,15 +7,16 @@ if TYPE_CHECKING:
 
 
 class Configurable:
-    """Anything whose options stand in the config file.
-
-    `options_model` is called when a config is loaded or the schema is printed: return a pydantic
-    model with `extra="forbid"`. Import pydantic inside the method, so that importing the plugin
-    stays light. Return None to accept no options.
-    """
+    """Anything whose options stand in the config file."""
 
     #: The name users write in the config; lower case, unique among plugins of the same kind.
     name: str
 
     def options_model(self) -> "type[BaseModel] | None":
+        """Called when a config is loaded, and when the schema is printed.
+
+        Return a pydantic model with `extra="forbid"`, or None to accept no options. Import pydantic
+        inside the method, so that importing the plugin stays light. It must not block. A raise is
+        a config error with the exception as its reason.
+        """
         return None
