@@ -11,7 +11,7 @@ class Balanced(AllocationStrategy):
     """Least-claimed devices first, on one node.
 
     Score, in this order: fewer replicas of the same deployment on the node; fewer stages whose
-    tensor-parallel group leaves an island of equal devices; the smallest claimed share; then the
+    tensor-parallel ranks are not equal devices of one island; the smallest claimed share; then the
     node's name. The stages of a pipeline follow the device indices.
     """
 
@@ -23,19 +23,19 @@ class Balanced(AllocationStrategy):
         for node, devices in fleet.nodes().items():
             if len(devices) < need:
                 continue
-            stages, crossings = _form_stages(
+            stages, slow = _form_stages(
                 devices,
                 request.deployment.tensor_parallel_size,
                 request.deployment.pipeline_parallel_size,
             )
             load = sum(_load(view) for stage in stages for view in stage)
-            score = (request.sibling_nodes.count(node), crossings, load, node)
+            score = (request.sibling_nodes.count(node), slow, load, node)
             if best is None or score < best[0]:
                 best = (score, stages)
         if best is None:
             return Unplaceable(_too_few(need, fleet))
-        (_, crossings, _, node), stages = best
-        links = "" if crossings == 0 else f", {crossings} stage(s) across islands"
+        (_, slow, _, node), stages = best
+        links = "" if slow == 0 else f", {slow} stage(s) without a fast link between all ranks"
         reason = f"least claimed devices of node {node}{links}"
         return request.placement_on([view for stage in stages for view in stage], reason)
 
@@ -44,27 +44,36 @@ def _load(view: DeviceView) -> float:
     return view.claimed_bytes / max(1, view.allocatable_bytes)
 
 
-def _by_load(view: DeviceView) -> tuple[float, int]:
-    return _load(view), view.device.index
+def _by_load(view: DeviceView) -> tuple[float, int, str]:
+    return _load(view), view.device.index, view.uuid
+
+
+def _by_index(view: DeviceView) -> tuple[int, str]:
+    return view.device.index, view.uuid
 
 
 def _form_stages(
     devices: Sequence[DeviceView], tensor_parallel_size: int, stages: int
 ) -> tuple[list[list[DeviceView]], int]:
-    """Choose `stages` groups of `tensor_parallel_size` devices; count those that cross islands."""
+    """Choose `stages` groups of `tensor_parallel_size` devices; count those on slow links."""
     left = sorted(devices, key=_by_load)
     chosen: list[list[DeviceView]] = []
-    crossings = 0
+    slow = 0
     for _ in range(stages):
         group = _least_loaded_group(left, tensor_parallel_size)
         if group is None:
             group = left[:tensor_parallel_size]
-            crossings += 1
+        slow += tensor_parallel_size > 1 and not _linked(group)
         taken = {view.uuid for view in group}
         left = [view for view in left if view.uuid not in taken]
-        chosen.append(sorted(group, key=lambda view: view.device.index))
-    chosen.sort(key=lambda group: group[0].device.index)
-    return chosen, crossings
+        chosen.append(sorted(group, key=_by_index))
+    chosen.sort(key=lambda group: _by_index(group[0]))
+    return chosen, slow
+
+
+def _linked(group: Sequence[DeviceView]) -> bool:
+    kinds = {(view.device.island, view.device.name) for view in group}
+    return len(kinds) == 1 and group[0].device.island is not None
 
 
 def _least_loaded_group(by_load: Sequence[DeviceView], size: int) -> list[DeviceView] | None:
@@ -72,7 +81,11 @@ def _least_loaded_group(by_load: Sequence[DeviceView], size: int) -> list[Device
     for view in by_load:
         islands.setdefault((view.device.island, view.device.name), []).append(view)
     groups = [members[:size] for members in islands.values() if len(members) >= size]
-    return min(groups, key=lambda group: (sum(map(_load, group)), _by_load(group[0])), default=None)
+
+    def cost(group: list[DeviceView]) -> tuple[bool, float, tuple[float, int, str]]:
+        return size > 1 and not _linked(group), sum(map(_load, group)), _by_load(group[0])
+
+    return min(groups, key=cost, default=None)
 
 
 def _too_few(need: int, fleet: Fleet) -> str:
