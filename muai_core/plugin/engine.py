@@ -82,7 +82,10 @@ class Engine(Configurable, ABC):
         return ()
 
     def memory_bytes_per_device(self, deployment: Deployment) -> int | None:
-        """Called when the config is resolved: what one rank needs, in bytes. None: unknown."""
+        """Called when the config is resolved: what one rank needs, in bytes. None: unknown.
+
+        `deployment.platforms` then holds only the platform that the replicas would run on.
+        """
         return None
 
     @abstractmethod

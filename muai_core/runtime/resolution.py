@@ -72,7 +72,7 @@ def resolve(loaded: LoadedConfig, platforms: Collection[Platform]) -> Resolved:
                 origin = loaded.origin(("models", name))
             problems.append(Problem(origin, f"models.{name}.engine", _nobody(considered)))
             continue
-        deployments.append(_with_memory(loaded, name, chosen))
+        deployments.append(_with_memory(loaded, name, chosen, platforms))
     if problems:
         raise ConfigError(problems)
     return Resolved(
@@ -126,7 +126,9 @@ def _suits(
     return None, f"{suitability.reason}; runs on {usable[0]}"
 
 
-def _with_memory(loaded: LoadedConfig, name: str, choice: EngineChoice) -> Deployment:
+def _with_memory(
+    loaded: LoadedConfig, name: str, choice: EngineChoice, platforms: Collection[Platform]
+) -> Deployment:
     engine = loaded.plugins.engines[choice.engine]
     draft = structs.replace(
         loaded.deployment(name, choice.engine, engine), engine_reason=choice.reason
@@ -134,12 +136,19 @@ def _with_memory(loaded: LoadedConfig, name: str, choice: EngineChoice) -> Deplo
     if draft.memory_bytes_per_device is not None:
         return draft
     try:
-        memory_bytes = engine.memory_bytes_per_device(draft)
+        memory_bytes = engine.memory_bytes_per_device(_narrowed(draft, platforms))
     except Exception as error:  # noqa: BLE001 - an engine may raise anything at all
         message = f"engine {choice.engine} cannot estimate its memory: {error}"
         origin = loaded.origin(("models", name))
         raise ConfigError([Problem(origin, f"models.{name}", message)]) from None
     return structs.replace(draft, memory_bytes_per_device=memory_bytes)
+
+
+def _narrowed(draft: Deployment, platforms: Collection[Platform]) -> Deployment:
+    """The draft as it would run here: the need for memory differs between platforms."""
+    wanted = draft.affinity.platform
+    there = [one for one in draft.platforms if (one == wanted if wanted else one in platforms)]
+    return structs.replace(draft, platforms=tuple(there[:1]) or draft.platforms)
 
 
 def _nobody(considered: list[EngineChoice]) -> str:

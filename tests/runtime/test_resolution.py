@@ -115,6 +115,20 @@ def test_the_configs_memory_is_stronger_than_the_engines(tmp_path: Path) -> None
     assert resolve(named, {"cpu"}).deployments[0].memory_bytes_per_device == 2 * 1024**3
 
 
+def test_the_need_for_memory_is_asked_for_the_platform_that_is_there(tmp_path: Path) -> None:
+    class Sized(FakeEngine):
+        def memory_bytes_per_device(self, deployment: Deployment) -> int:
+            return {"cuda": 2, "cpu": 4}[deployment.platforms[0]]
+
+    engine = Sized("sized", platforms=("cuda", "cpu"))
+    loaded = load(tmp_path, engine)
+    assert resolve(loaded, {"cpu"}).deployments[0].memory_bytes_per_device == 4
+    both = resolve(loaded, {"cpu", "cuda"}).deployments[0]
+    assert (both.memory_bytes_per_device, both.platforms) == (2, ("cuda", "cpu"))
+    chosen = load(tmp_path, engine, affinity="{platform: cpu}")
+    assert resolve(chosen, {"cpu", "cuda"}).deployments[0].memory_bytes_per_device == 4
+
+
 def test_processes_see_their_devices_by_uuid_in_rank_order_and_no_others() -> None:
     def device(uuid: str, platform: Platform) -> Device:
         return Device(
