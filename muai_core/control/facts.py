@@ -126,6 +126,7 @@ def _devices_observed(turn: Turn, event: ev.DevicesObserved) -> Verdict:
     for uuid in missing:
         record = turn.state.devices[uuid]
         turn.capacity_changed |= record.present
+        turn.views.incomplete = True
         turn.state.devices[uuid] = structs.replace(record, present=False)
     turn.forget_absent_devices(tuple(missing))
     return None
@@ -158,12 +159,17 @@ def _see(turn: Turn, record: DeviceRecord) -> None:
     turn.state.devices[record.device.uuid] = record
     if record.device.platform not in turn.state.platforms:
         turn.state.platforms.append(record.device.platform)
-    if before is None or _capacity(before) != _capacity(record):
+    if before is None or not before.present or before.device != record.device:
+        turn.views.incomplete = True
+        turn.capacity_changed = True
+    elif _room(before) != _room(record):
+        turn.views.outdated[record.device.uuid] = None
         turn.capacity_changed = True
 
 
-def _capacity(record: DeviceRecord) -> tuple[Any, ...]:
-    return record.device, record.present, record.health, record.reading.memory_foreign_bytes
+def _room(record: DeviceRecord) -> tuple[Any, ...]:
+    """All of a reading that decides about placements, or stands in their reasons."""
+    return record.health, record.health_reason, record.reading.memory_foreign_bytes
 
 
 def _device_source_failed(turn: Turn, event: ev.DeviceSourceFailed) -> Verdict:

@@ -1,6 +1,6 @@
 """The fleet as policies see it, made from the tables."""
 
-from collections.abc import Iterable
+from msgspec import Struct, field
 
 from muai_core.control.state import DeviceRecord, State
 from muai_core.model.fleet import DeviceView, Fleet
@@ -13,16 +13,27 @@ def fleet_of(state: State) -> Fleet:
     return Fleet(tuple(_view(state, record) for record in present), tuple(state.platforms))
 
 
-def with_claims(state: State, fleet: Fleet, changed: Iterable[str]) -> Fleet:
-    """The same fleet with the views of the devices in `changed` made anew."""
-    renew = frozenset(changed)
-    return Fleet(
-        tuple(
-            _view(state, state.devices[view.uuid]) if view.uuid in renew else view
-            for view in fleet.devices
-        ),
-        fleet.platforms,
-    )
+class Views(Struct):
+    """The same fleet, kept between steps so that only what changed is made anew."""
+
+    ordered: list[DeviceView] = field(default_factory=list)
+    position: dict[str, int] = field(default_factory=dict)
+    #: Devices whose claims or readings changed.
+    outdated: dict[str, None] = field(default_factory=dict)
+    #: Whether devices came or went.
+    incomplete: bool = True
+
+    def fleet(self, state: State) -> Fleet:
+        if self.incomplete:
+            self.ordered = list(fleet_of(state).devices)
+            self.position = {view.uuid: place for place, view in enumerate(self.ordered)}
+        else:
+            for uuid in self.outdated:
+                # A device that is absent has no view, even while it is claimed.
+                if uuid in self.position:
+                    self.ordered[self.position[uuid]] = _view(state, state.devices[uuid])
+        self.outdated, self.incomplete = {}, False
+        return Fleet(tuple(self.ordered), tuple(state.platforms))
 
 
 def _view(state: State, record: DeviceRecord) -> DeviceView:

@@ -23,7 +23,6 @@ from msgspec import structs
 from muai_core.control import facts, routes
 from muai_core.control.actions import Action, PublishRoutes
 from muai_core.control.events import Event
-from muai_core.control.fleet import fleet_of, with_claims
 from muai_core.control.lifecycle import HOLDS_DEVICES, ReplicaState, Trigger
 from muai_core.control.reconcile import reconcile
 from muai_core.control.state import ControlSettings, Replica, State
@@ -153,12 +152,12 @@ class ControlPlane:
         blocked: dict[str, Unplaceable] = {}
         for replica in self._to_be_placed():
             name = replica.deployment
-            fleet = fleet or fleet_of(turn.state)
+            fleet = fleet or turn.views.fleet(turn.state)
             # Equal wishes on an equal fleet have equal answers.
             answer = blocked.get(name) or self._find_placement(replica, fleet)
             if isinstance(answer, Placement):
                 turn.start(replica, answer)
-                fleet = with_claims(turn.state, fleet, answer.devices)
+                fleet = None
                 continue
             blocked[name] = answer
             turn.touch(name)

@@ -17,6 +17,7 @@ from muai_core.control.actions import (
     StartReplica,
     StopReplica,
 )
+from muai_core.control.fleet import Views
 from muai_core.control.lifecycle import ReplicaState, Trigger, advance
 from muai_core.control.routes import ModelRoutes
 from muai_core.control.state import Loss, Replica, State
@@ -59,6 +60,8 @@ class Turn(Struct, kw_only=True):
     strategy: AllocationStrategy
     policy: RecoveryPolicy
     timers: Timers = field(default_factory=Timers)
+    #: The fleet as policies see it. Derived as well.
+    views: Views = field(default_factory=Views)
     actions: list[Action] = field(default_factory=list)
     #: Deployments whose replicas or wishes changed.
     dirty: dict[str, None] = field(default_factory=dict)
@@ -135,6 +138,7 @@ class Turn(Struct, kw_only=True):
         epoch = replica.epoch + 1
         deadline_at_s = self.state.now_s + self.state.settings.start_deadline_s
         self.state.ledger.claim(replica.id, epoch, placement)
+        self.views.outdated |= dict.fromkeys(placement.devices)
         self.move(
             replica,
             Trigger.PLACED,
@@ -250,6 +254,7 @@ class Turn(Struct, kw_only=True):
         """Its devices are proven free. What comes next was decided when it was lost."""
         assert replica.placement is not None
         self.state.ledger.release(replica.id, replica.epoch, replica.placement.devices)
+        self.views.outdated |= dict.fromkeys(replica.placement.devices)
         self.capacity_changed = True
         self.forget_absent_devices(replica.placement.devices)
         if replica.retiring:

@@ -1,6 +1,7 @@
 """Filters: which devices a replica may use at all, and for the others the one reason why not."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from muai_core.model.device import Platform
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
@@ -61,9 +62,14 @@ def _memory(request: PlacementRequest, view: DeviceView, platform: Platform | No
         return None if view.free_bytes > 0 else "no memory is free"
     if view.free_bytes >= need:
         return None
+    return _too_little(need, view.free_bytes, view.allocatable_bytes, view.claimed_bytes)
+
+
+@lru_cache(maxsize=1024)  # a large fleet refuses thousands of devices with a handful of texts
+def _too_little(need: int, free: int, allocatable: int, claimed: int) -> str:
     return (
-        f"needs {gib(need)}, {gib(view.free_bytes)} free "
-        f"(allocatable {gib(view.allocatable_bytes)}, claimed {gib(view.claimed_bytes)})"
+        f"needs {gib(need)}, {gib(free)} free "
+        f"(allocatable {gib(allocatable)}, claimed {gib(claimed)})"
     )
 
 
