@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import msgspec
 from msgspec import structs
 
 from muai_core.control import actions as act
@@ -39,7 +40,10 @@ class EngineRunner:
         self._ports = ports
 
     async def prepare(self, action: act.StartReplica) -> LaunchSpec:
-        """Ask the engine how to start. Raises whatever the engine raises."""
+        """Ask the engine how to start. Raises whatever the engine raises.
+
+        Raises TypeError or ValueError, too, when what it answers cannot be used.
+        """
         name = action.deployment.engine
         request = LaunchRequest(
             deployment=action.deployment,
@@ -52,13 +56,24 @@ class EngineRunner:
             port=self._ports.free_port(),
         )
         engine = self._engines[name]
-        launch = await in_daemon_thread(lambda: engine.launch(request), f"muai-launch-{name}")
+        answer = await in_daemon_thread(lambda: engine.launch(request), f"muai-launch-{name}")
+        launch = _well_formed(answer)
         env = {
             **device_environment(action.devices),
             **launch.env,
             **self._environments.get(name, {}),
         }
         return structs.replace(launch, env=env)
+
+
+def _well_formed(answer: object) -> LaunchSpec:
+    """What a plugin answered, every field of the right type. Raises TypeError and ValueError."""
+    if not isinstance(answer, LaunchSpec):
+        raise TypeError(f"launch() returned {type(answer).__name__}, not LaunchSpec")
+    launch = msgspec.convert(structs.asdict(answer), LaunchSpec)
+    if not 0 < launch.port < 2**16:
+        raise ValueError(f"LaunchSpec.port is {launch.port}, not one of 1 to 65535")
+    return launch
 
 
 def device_environment(devices: tuple[Device, ...]) -> dict[str, str]:

@@ -5,7 +5,6 @@ Every question is bounded in time and in bytes, follows no redirect and trusts n
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -14,9 +13,9 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
+from muai_core.runtime.one_line import one_line
+
 _BODY_LIMIT_BYTES = 64 * 1024
-_DETAIL_LIMIT_CHARACTERS = 200
-_NOT_PRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 class Answer(Struct, frozen=True):
@@ -88,7 +87,7 @@ class Prober:
         if model_name in names:
             return Answer(True, f"it serves {model_name}")
         listed = ", ".join(names[:5]) or "no model"
-        return Answer(False, f"GET /v1/models lists {_printable(listed)}, not {model_name}")
+        return Answer(False, f"GET /v1/models lists {one_line(listed)}, not {model_name}")
 
     async def _get(self, host: str, port: int, path: str) -> tuple[int | None, bytes]:
         """Status and body, the body cut off at the limit; or None and what went wrong."""
@@ -126,13 +125,6 @@ async def _read_bounded(content: aiohttp.StreamReader) -> bytes:
     return bytes(body)
 
 
-def _printable(text: str) -> str:
-    text = _NOT_PRINTABLE.sub(" ", text).strip()
-    if len(text) <= _DETAIL_LIMIT_CHARACTERS:
-        return text
-    return text[: _DETAIL_LIMIT_CHARACTERS - 1] + "…"
-
-
 def _decode(body: bytes) -> dict[str, Any]:
     try:
         content = msgspec.json.decode(body)
@@ -143,7 +135,7 @@ def _decode(body: bytes) -> dict[str, Any]:
 
 def _detail_of(body: bytes) -> str | None:
     detail = _decode(body).get("detail")
-    return _printable(detail) or None if isinstance(detail, str) else None
+    return one_line(detail) or None if isinstance(detail, str) else None
 
 
 def _model_names(body: bytes) -> Sequence[str] | None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from muai_core.control import events as ev
+from muai_core.planning.wording import described
 from muai_core.plugin.engine import LaunchSpec
 from muai_core.runtime.bring_up import SPAWN, StageDeadlines, StartError, bring_up
 from muai_core.runtime.environment import compose_environment
 from muai_core.runtime.log_tail import log_tail
+from muai_core.runtime.one_line import one_line
 from muai_core.runtime.orphans import Marker, SpawnRecord, SpawnRecords
 from muai_core.runtime.probe import Prober
 from muai_core.runtime.process import ReplicaProcess
@@ -26,6 +28,7 @@ SERVING = "serving"
 _FAILED_START_GRACE_S = 2.0
 _FIRST_CLEANUP_RETRY_S = 1.0
 _LAST_CLEANUP_RETRY_S = 30.0
+_CAUSE_LIMIT_CHARACTERS = 500
 
 #: Makes the launch description; called once, and awaited under the deadline of the spawn stage.
 Prepare = Callable[[], Awaitable[LaunchSpec]]
@@ -78,7 +81,8 @@ class ReplicaLife:
             await self._start_and_watch(prepare)
         except Exception as error:  # noqa: BLE001 - one replica's trouble must stay its own
             _log.exception("the supervision of %s failed", self._name)
-            self._end(f"its supervision failed: {type(error).__name__}: {error}")
+            words = f"its supervision failed: {described(error)}"
+            self._end(one_line(words, _CAUSE_LIMIT_CHARACTERS))
         await self._clear_away()
 
     def stop(self, grace_s: float) -> None:
@@ -107,7 +111,7 @@ class ReplicaLife:
             around = self._around
             await bring_up(process, launch, around.deadlines, around.prober, self._progressed)
         except StartError as error:
-            await self._undo(str(error))
+            await self._undo(one_line(str(error), _CAUSE_LIMIT_CHARACTERS))
             return
         self.stage = SERVING
         if not self._stopping:
@@ -231,5 +235,5 @@ async def _guard(prepare: Prepare) -> LaunchSpec | StartError:
     try:
         return await prepare()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
-        text = f"{type(error).__name__}: {error}".rstrip(": ")
+        text = described(error).rstrip(": ")
         return StartError(f"the engine plugin could not say how to start it: {text}")
