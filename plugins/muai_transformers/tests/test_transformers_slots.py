@@ -45,7 +45,7 @@ def test_rows_are_written_read_moved_and_resized() -> None:
     def write(rows: list[int], starts: list[int], tokens: list[list[float]]) -> torch.Tensor:
         cache.batch = Batch(rows, starts, [len(t) for t in tokens], CPU)
         padded = [[-1.0] * (cache.batch.width - len(t)) + t for t in tokens]
-        states = torch.tensor(padded)[:, None, :, None]
+        states = torch.tensor(padded, dtype=torch.float32)[:, None, :, None]
         keys, _ = cache.update(states, states, 0)
         return keys[:, 0, :, 0]
 
