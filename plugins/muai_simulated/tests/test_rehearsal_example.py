@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "rehearsal.yaml"
 def test_the_example_fits_its_box_and_leaves_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     # Where no state file of a rehearsal can be lying around.
     monkeypatch.chdir(Path(__file__).parent)
-    run = dry_run(load_config(EXAMPLE, environ={}, load_plugins=builtin.load))
+    run = dry_run(load_config(EXAMPLE, environ={}, load_plugins=builtin.load), print)
     index_of = {uuid: record.device.index for uuid, record in run.state.devices.items()}
     placed: dict[str, list[list[int]]] = {}
     for replica in run.state.replicas.values():
