@@ -260,21 +260,27 @@ class PlaneMachine(RuleBasedStateMachine):
     @rule(data=st.data(), kind=st.sampled_from(list(OUTCOMES)))
     def outcome_out_of_turn(self, data: st.DataObject, kind: type[ev.ReplicaFact]) -> None:
         """Any outcome of anything that was ever started, whatever has become of it since."""
-        if not self.world:
-            return
-        name, epoch = data.draw(st.sampled_from(list(self.world)))
-        event = msgspec.convert(
-            {"event": kind.__name__, "replica_id": name, "epoch": epoch, **OUTCOMES[kind]}, kind
-        )
-        if self._false_proof(event):
-            return
+        if self.world:
+            event = _outcome(kind, data.draw(st.sampled_from(list(self.world))))
+            if not self._false_proof(event):
+                self._step(event)
+
+    @rule()
+    def overtaken_outcomes(self) -> None:
+        """Every outcome of every earlier epoch, and signs of life of what is ending."""
+        replicas = self.plane.state.replicas
+        late: list[ev.ReplicaFact] = []
+        for key in self.world:
+            replica = replicas.get(key[0])
+            if replica is None or key[1] < replica.epoch:
+                late += [_outcome(kind, key) for kind in OUTCOMES]
+            elif replica.state in (ReplicaState.STOPPING, ReplicaState.RELEASING):
+                signs = (ev.ReplicaProgressed, ev.ReplicaReady, ev.ReplicaDrained)
+                late += [_outcome(kind, key) for kind in signs]
         self._step()
         before = _essence(self.plane)
-        overtaken = epoch < self.last_epoch[name] or name in self.gone
-        actions = self._step(event)
-        if overtaken:
-            assert actions == []
-            assert _essence(self.plane) == before
+        assert self._step(*(event for event in late if not self._false_proof(event))) == []
+        assert _essence(self.plane) == before
 
     @rule(event=hostile_events())
     def hostile_event(self, event: ev.Event) -> None:
@@ -466,6 +472,11 @@ class PlaneMachine(RuleBasedStateMachine):
             for uuid, claim in one.claims.items() if one.alive else ():
                 used[uuid] = used.get(uuid, 0) + claim
         assert all(total <= TOTAL for total in used.values()), used
+
+
+def _outcome(kind: type[ev.ReplicaFact], key: tuple[str, int]) -> ev.ReplicaFact:
+    about = {"event": kind.__name__, "replica_id": key[0], "epoch": key[1]}
+    return msgspec.convert({**about, **OUTCOMES[kind]}, kind)
 
 
 def _held(plane: ControlPlane) -> set[Any]:
