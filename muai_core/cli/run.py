@@ -35,22 +35,20 @@ def command(file: str, settings: tuple[str, ...], state_dir: Path, quiet: bool) 
     from muai_core.gateway.settings import GatewaySettingsError
     from muai_core.plugin.metric_sink import SinkError
     from muai_core.runtime.controller import Controller
-    from muai_core.runtime.instance import Instance, InstanceInUse
+    from muai_core.runtime.instance import Instance, InstanceInUse, StateDirectoryError
     from muai_core.runtime.narrator import Narrator
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     loaded = load_or_exit(file, settings)
     tell = _silent if quiet else _tell
     try:
-        instance = Instance(state_dir)
-    except InstanceInUse as error:
-        raise click.ClickException(f"{error} (`muai stop`, or --state-dir)") from None
-    except OSError as error:
-        raise click.ClickException(f"--state-dir {state_dir} cannot be used: {error}") from None
-    try:
-        with instance:
+        with Instance(state_dir) as instance:
             controller = Controller(loaded, instance, sys.executable, Narrator(tell))
             status = uvloop.run(_serve(controller, tell))
+    except InstanceInUse as error:
+        raise click.ClickException(f"{error} (`muai stop`, or --state-dir)") from None
+    except StateDirectoryError as error:
+        raise click.ClickException(f"{error}; choose another with --state-dir") from None
     except (SinkError, GatewaySettingsError) as error:
         raise click.ClickException(f"{error}; nothing was started") from None
     sys.exit(status)

@@ -27,7 +27,7 @@ from muai_core.runtime import assembly, explain, status
 from muai_core.runtime.control_api import ControlApi
 from muai_core.runtime.executor import Executor
 from muai_core.runtime.inbox import Inbox
-from muai_core.runtime.instance import Instance
+from muai_core.runtime.instance import Instance, using
 from muai_core.runtime.journal import Journal
 from muai_core.runtime.monitor import DeviceMonitor
 from muai_core.runtime.narrator import Narrator
@@ -92,8 +92,9 @@ class Controller:
     async def run(self, on_started: Callable[[], None]) -> None:
         """Serve until `stop`, then leave nothing behind.
 
-        `on_started` is called once the gateway listens. Raises ConfigError, SinkError or
-        GatewaySettingsError when the start is impossible; nothing is left running then.
+        `on_started` is called once the gateway listens. Raises ConfigError, SinkError,
+        GatewaySettingsError or StateDirectoryError when the start is impossible; nothing is left
+        running then.
         """
         async with contextlib.AsyncExitStack() as stack:
             await self._reclaim_orphans()
@@ -108,7 +109,8 @@ class Controller:
             await monitor.first_answers(_FIRST_LOOK_S)
             self._resolved = resolve(self._loaded, assembly.platforms_in(self._inbox.peek()))
             self.plane = assembly.make_plane(self._loaded, self._resolved)
-            self.journal = self._open_journal()
+            with using(self._instance.state_dir):
+                self.journal = self._open_journal()
             stack.callback(self.journal.close)
             self.sinks = SinkRunners(assembly.metric_sinks(self._loaded))
             stack.push_async_callback(self._off_loop, self.sinks.close)
@@ -138,7 +140,8 @@ class Controller:
             api = ControlApi(
                 self._instance.state_dir, self._status, self._explain, self._stop_as_asked
             )
-            await api.start()
+            with using(self._instance.state_dir):
+                await api.start()
             stack.push_async_callback(api.close)
             self._inbox.put(ev.DeploymentsDesired(deployments=self._resolved.deployments))
             stack.push_async_callback(self._end_tasks)

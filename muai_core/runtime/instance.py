@@ -4,12 +4,26 @@ import contextlib
 import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 
 class InstanceInUse(Exception):
     """Another controller works on this state directory; the text names it and the way out."""
+
+
+class StateDirectoryError(Exception):
+    """The state directory cannot be used; the text says why."""
+
+
+@contextlib.contextmanager
+def using(state_dir: Path) -> Iterator[None]:
+    """Turns any OSError inside into a StateDirectoryError."""
+    try:
+        yield
+    except OSError as error:
+        raise StateDirectoryError(f"the state directory {state_dir}: {error}") from error
 
 
 class Instance:
@@ -20,18 +34,19 @@ class Instance:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        """Raises InstanceInUse; OSError when the directory cannot be written."""
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Raises InstanceInUse, or StateDirectoryError when the directory cannot be written."""
         self.state_dir = state_dir
-        self._lock_fd = os.open(
-            state_dir / "controller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            self._lock()
-            self.id = _read_or_create_id(state_dir / "instance")
-        except BaseException:
-            os.close(self._lock_fd)
-            raise
+        with using(state_dir):
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_fd = os.open(
+                state_dir / "controller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            try:
+                self._lock()
+                self.id = _read_or_create_id(state_dir / "instance")
+            except BaseException:
+                os.close(self._lock_fd)
+                raise
 
     def _lock(self) -> None:
         try:

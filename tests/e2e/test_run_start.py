@@ -4,6 +4,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 def test_a_wrong_config_starts_nothing(run_muai: Any, simulated_config: Any) -> None:
     config = simulated_config()
@@ -92,3 +94,17 @@ def test_a_strategy_that_raises_leaves_the_model_pending_with_the_reason(
     status, body = running.get("/v1/models")
     assert status == 200
     assert body["data"][0]["muai"]["ready"] == 0
+
+
+def test_a_state_directory_that_cannot_be_used_is_named(
+    run_command: Any, simulated_config: Any, tmp_path: Path
+) -> None:
+    config = tmp_path / "muai.yaml"
+    config.write_text(yaml.safe_dump(simulated_config()))
+    (tmp_path / "state").write_text("a file")
+    done = run_command("run", str(config), "--state-dir", str(tmp_path / "state"))
+
+    assert done.returncode == 1
+    assert f"the state directory {tmp_path / 'state'}" in done.stderr
+    assert "--state-dir" in done.stderr
+    assert "Traceback" not in done.stderr
