@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--serve-python", type=Path)
     parser.add_argument("--vllm-python", type=Path)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leave no server behind
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = folder / "smollm2"

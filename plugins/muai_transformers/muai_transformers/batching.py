@@ -34,6 +34,11 @@ class Batcher:
     def has_work(self) -> bool:
         return bool(self.running or self.waiting)
 
+    @property
+    def only_decodes(self) -> bool:
+        """Whether the next step is a decode pass for the same sequences as the last one."""
+        return not self.waiting and all(s.pending == 1 and s.cached for s in self.running)
+
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence; its prompt plus `max_new_tokens` must fit `max_model_len`."""
         self.waiting.append(sequence)

@@ -22,7 +22,7 @@ class TransformersOptions(BaseModel):
     """Memory for the context of all running requests. Unset: room for `max_num_seqs` full contexts,
     but at most 1 GiB or one full context, whichever is more."""
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads. Unset: the cores that the worker may use."""
+    """CPU threads. Unset: as many of the usable cores as make it fastest, tuned while it runs."""
     keep_unpacked: bool = True
     """Keep the unpacked weights of a GGUF file under the user's cache folder for the next start."""
     trust_remote_code: bool = False

@@ -5,6 +5,7 @@ import copy
 import logging
 import random
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -24,6 +25,7 @@ from muai_core.engine_server.protocol import (
 )
 from muai_core.engine_server.stop import TextStream
 from muai_transformers.sequence import Chooser, Limits, Sequence
+from muai_transformers.threads import ThreadTuner
 
 if TYPE_CHECKING:
     from muai_transformers.batching import Batcher
@@ -40,6 +42,8 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     max_num_seqs: int = 16
     max_waiting: int = 256
     kv_cache_bytes: int | None = None
+    cpu_threads: int | None = None
+    """Tune the number of CPU threads up to this; None: leave it as it is."""
 
 
 class TransformersGenerator:
@@ -52,6 +56,7 @@ class TransformersGenerator:
         self._model: LoadedModel | None = None
         self._batcher: Batcher | None = None
         self._limits: Limits | None = None
+        self._tuner = ThreadTuner(options.cpu_threads) if options.cpu_threads else None
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._keys = count()
         self._outcomes: dict[int, asyncio.Queue[_Outcome]] = {}
@@ -160,9 +165,21 @@ class TransformersGenerator:
                 batcher.add(sequence)
             for key in aborted:
                 batcher.abort(key)
-            deltas = batcher.step()
+            deltas = self._step(batcher)
             if deltas:
                 loop.call_soon_threadsafe(self._deliver, deltas)
+
+    def _step(self, batcher: "Batcher") -> list[tuple[int, Delta]]:
+        if self._tuner is None or not batcher.only_decodes:
+            return batcher.step()
+        import torch
+
+        if torch.get_num_threads() != self._tuner.threads:
+            torch.set_num_threads(self._tuner.threads)
+        begun_s = time.perf_counter()
+        deltas = batcher.step()
+        self._tuner.observe(time.perf_counter() - begun_s)
+        return deltas
 
     def _deliver(self, deltas: list[tuple[int, Delta]]) -> None:
         for key, delta in deltas:

@@ -30,7 +30,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, help="tokens of prompt and answer together")
     parser.add_argument("--max-num-seqs", type=int, default=16, help="sequences in one batch")
     parser.add_argument("--kv-cache-bytes", type=int, help="default: a quarter of free memory")
-    parser.add_argument("--num-threads", type=int, help="CPU threads; default: the usable cores")
+    parser.add_argument("--num-threads", type=int, help="CPU threads; default: tuned")
     parser.add_argument("--cache-folder", type=Path, help="where unpacked GGUF weights are kept")
     parser.add_argument("--no-cache", action="store_true", help="unpack GGUF at every start")
     parser.add_argument("--trust-remote-code", action="store_true")
@@ -43,21 +43,23 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv)
     if not arguments.allow_hub:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # By default the threads of a pass spin for milliseconds at every barrier. On a machine that
-    # does anything else this costs up to ten times the pass; libgomp reads it when torch loads it.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # By default the threads of a pass spin for milliseconds when they wait for each other, and
+    # take the core from the very thread they wait for. libgomp reads this when torch loads it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         source = find_source(arguments.model)
     except SourceError as error:
         print(f"--model {error}", file=sys.stderr)  # noqa: T201 - before logging is set up
         return 2
 
+    cores = _usable_cores()
+
     def load() -> "LoadedModel":
         import torch
 
         from muai_transformers.loading import LoadOptions, default_cache_folder, load
 
-        torch.set_num_threads(arguments.num_threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(arguments.num_threads or cores)
         cache_folder = arguments.cache_folder or default_cache_folder()
         options = LoadOptions(
             source=source,
@@ -72,10 +74,17 @@ def main(argv: list[str]) -> int:
         max_model_len=arguments.max_model_len,
         max_num_seqs=arguments.max_num_seqs,
         kv_cache_bytes=arguments.kv_cache_bytes,
+        cpu_threads=None if arguments.num_threads or arguments.device != "cpu" else cores,
     )
     generator = TransformersGenerator(load, options)
     name = arguments.served_model_name or arguments.model
     return serve(generator, name, host=arguments.host, port=arguments.port)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 if __name__ == "__main__":
