@@ -106,7 +106,10 @@ class Controller:
             )
             stack.push_async_callback(monitor.close)
             monitor.start()
-            await monitor.first_answers(_FIRST_LOOK_S)
+            for name in await monitor.first_answers(_FIRST_LOOK_S):
+                self._narrator.tell(
+                    "bad", f"device source {name}: silent for {_FIRST_LOOK_S:g} s; going on without"
+                )
             self._resolved = resolve(self._loaded, assembly.platforms_in(self._inbox.peek()))
             self.plane = assembly.make_plane(self._loaded, self._resolved)
             with using(self._instance.state_dir):

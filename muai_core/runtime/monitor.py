@@ -6,15 +6,20 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from muai_core.control.events import DevicesObserved, DeviceSourceFailed, Event
 from muai_core.model.device import Inventory
+from muai_core.planning.wording import described
 from muai_core.plugin.device_source import DeviceSource
+from muai_core.runtime.one_line import one_line
 
 _log = logging.getLogger(__name__)
 
 #: An observation that takes longer than this many intervals, and this many seconds, is reported.
 _PATIENCE_INTERVALS = 2.0
 _PATIENCE_S = 5.0
+_REASON_LIMIT_CHARACTERS = 500
 
 
 class SourceThread:
@@ -60,8 +65,8 @@ class SourceThread:
                     self.source.open(self._options)
                     opened = True
                 event = self._observed(self.source.observe(self._clock()))
-            except Exception as error:  # noqa: BLE001 - a source may raise anything at all
-                event = self._failed(f"{type(error).__name__}: {error}")
+            except BaseException as error:  # noqa: BLE001 - not even SystemExit ends the watch
+                event = self._failed(described(error).rstrip(": "))
             self.busy_since_s = None
             self._emit(event)
             self.answered.set()
@@ -69,7 +74,7 @@ class SourceThread:
         if opened:
             try:
                 self.source.close()
-            except Exception:  # noqa: BLE001 - a source may raise anything at all
+            except BaseException:  # noqa: BLE001 - a source may raise anything at all
                 _log.exception("device source %s failed to close", self.source.name)
 
     def _observed(self, inventory: object) -> Event:
@@ -77,9 +82,18 @@ class SourceThread:
             return self._failed(f"observe() returned {type(inventory).__name__}, not Inventory")
         if inventory.source != self.source.name:
             return self._failed(f"observe() spoke for another source, {inventory.source!r}")
+        try:
+            # No field has been checked yet, and a NaN is no reading.
+            inventory = msgspec.json.decode(msgspec.json.encode(inventory), type=Inventory)
+        except (ValueError, TypeError, OverflowError) as error:
+            return self._failed(f"observe() returned an Inventory that is malformed: {error}")
+        if inventory.observed_at_s > self._clock():
+            # Taken at its word, it would overrule every later one.
+            return self._failed("observe() returned an Inventory whose observed_at_s is to come")
         return DevicesObserved(inventory=inventory)
 
     def _failed(self, reason: str) -> Event:
+        reason = one_line(reason, _REASON_LIMIT_CHARACTERS)
         return DeviceSourceFailed(source=self.source.name, reason=reason)
 
 
@@ -108,12 +122,16 @@ class DeviceMonitor:
             thread.start()
         self._watch = asyncio.create_task(self._report_stuck(), name="device-monitor")
 
-    async def first_answers(self, timeout_s: float) -> None:
-        """Return when every source has answered or failed once, or after `timeout_s` seconds."""
+    async def first_answers(self, timeout_s: float) -> list[str]:
+        """Wait until every source has answered or failed once, for `timeout_s` seconds at most.
+
+        Returns the names of those that have not.
+        """
         deadline_s = self._clock() + timeout_s
-        while not all(thread.answered.is_set() for thread in self._threads):
-            if self._clock() >= deadline_s:
-                return
+        while True:
+            silent = [t.source.name for t in self._threads if not t.answered.is_set()]
+            if not silent or self._clock() >= deadline_s:
+                return silent
             await asyncio.sleep(0.01)
 
     async def close(self, timeout_s: float = 2.0) -> None:

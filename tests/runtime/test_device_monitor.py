@@ -132,7 +132,7 @@ async def test_the_first_look_is_bounded() -> None:
     source = FakeSource("slow", lambda _, __: released.wait(60))
     watched = Watched(source)
     watched.monitor.start()
-    await watched.monitor.first_answers(0.05)
+    assert await watched.monitor.first_answers(0.05) == ["slow"]
     assert watched.events == []
     released.set()
     await watched.monitor.close()
