@@ -111,7 +111,7 @@ async def _pass_stage(
     loop = asyncio.get_running_loop()
     detail = None
     next_news_at = loop.time()
-    words = "the program does not run yet"
+    words = "the program does not run yet" if name == SPAWN else "no answer yet"
     poll_s = _FIRST_POLL_S
     try:
         async with asyncio.timeout(deadline_s):

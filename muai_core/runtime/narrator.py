@@ -19,6 +19,7 @@ class Narrator:
         self._last: dict[str, str] = {}
         self._blocked: dict[str, str] = {}
         self._sources: dict[str, str] = {}
+        self._rejections_told: set[str] = set()
 
     def follow(
         self, state: State, events: Iterable[ev.Event], actions: Iterable[act.Action]
@@ -29,6 +30,7 @@ class Narrator:
         for action in actions:
             self._action(action)
         self._tell_blocked(state)
+        self._tell_rejected(state)
 
     def _event(self, state: State, event: ev.Event) -> None:
         match event:
@@ -80,6 +82,13 @@ class Narrator:
             elif self._blocked.get(replica.id) != replica.blocked.summary:
                 self._blocked[replica.id] = replica.blocked.summary
                 self.tell("bad", f"{replica.id}: pending: {replica.blocked.summary}")
+
+    def _tell_rejected(self, state: State) -> None:
+        """Facts that cannot be true are a driver's mistake; each kind of them is told once."""
+        for words in state.rejected:
+            if words not in self._rejections_told:
+                self._rejections_told.add(words)
+                self.tell("bad", f"refused {words}")
 
     def _once(self, replica_id: str, severity: str, line: str) -> None:
         if self._last.get(replica_id) != line:

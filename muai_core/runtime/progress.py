@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
+from typing import Annotated
 
 import aiohttp
 import msgspec
@@ -15,13 +16,16 @@ _log = logging.getLogger(__name__)
 _TIMEOUT_S = 2.0
 _MAX_BYTES = 64 * 1024
 
+#: What fits a 64-bit counter; an engine may answer anything.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
 
 class EngineProgress(Struct, frozen=True):
     """An engine's own counts. Tokens are cumulative since its start."""
 
-    requests_running: int
-    requests_waiting: int
-    tokens_generated: int
+    requests_running: Count
+    requests_waiting: Count
+    tokens_generated: Count
 
 
 _decode = msgspec.json.Decoder(EngineProgress).decode
@@ -49,8 +53,11 @@ class ProgressPoller:
         await self._session.close()
 
     async def _ask(self, route: Route) -> EngineProgress | None:
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
-            async with self._session.get(f"{route.endpoint}/progress") as answer:
+        # A body nested thousands deep is a RecursionError, an odd header or address a ValueError.
+        with contextlib.suppress(aiohttp.ClientError, OSError, ValueError, RecursionError):
+            async with self._session.get(
+                f"{route.endpoint}/progress", allow_redirects=False
+            ) as answer:
                 if answer.status == 200:
                     return _decode(await answer.content.read(_MAX_BYTES))
         return None
