@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv)
     if not arguments.allow_hub:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars make a log unreadable
     # By default the threads of a pass spin for milliseconds when they wait for each other, and
     # take the core from the very thread they wait for. libgomp reads this when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
