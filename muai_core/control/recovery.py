@@ -3,8 +3,9 @@
 from hashlib import blake2b
 
 import msgspec
+from msgspec import structs
 
-from muai_core.planning.wording import described
+from muai_core.planning.wording import described, one_line
 from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss, RestartAfter
 
 #: Restarts are spread over this share of the delay, so that replicas do not start in step.
@@ -39,7 +40,9 @@ def decide(
     """Ask the policy. A raise or a wrong answer becomes the longest backoff and a complaint."""
     try:
         return _well_formed(policy.decide(loss, backoff_initial_s, backoff_max_s)), None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - it may raise anything at all
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it may raise anything at all
         complaint = f"recovery policy {policy.name} raised {described(error)}"
         return RestartAfter(backoff_max_s, complaint), complaint
 
@@ -51,4 +54,4 @@ def _well_formed(answer: object) -> RestartAfter | GiveUp:
     decision = _DECISION.decode(msgspec.json.encode(answer))
     if isinstance(decision, RestartAfter) and decision.delay_s < 0:
         raise ValueError(f"a delay of {decision.delay_s} s")
-    return decision
+    return structs.replace(decision, reason=one_line(decision.reason))

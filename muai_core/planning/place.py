@@ -1,11 +1,14 @@
 """One replica on the fleet: filter, let the strategy choose, check what it chose."""
 
+from copy import deepcopy
+
 import msgspec
+from msgspec import structs
 
 from muai_core.model.fleet import Fleet, PlacementRequest
 from muai_core.model.placement import Placement, Refusal, Unplaceable
 from muai_core.planning.filters import eligible
-from muai_core.planning.wording import described
+from muai_core.planning.wording import described, one_line
 from muai_core.plugin.allocation import AllocationStrategy
 
 
@@ -20,17 +23,26 @@ def place(
     if not candidates.devices:
         return Unplaceable(_summary(refusals), refusals), None
     try:
-        chosen = _well_formed(strategy.place(request, candidates))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - it may raise anything at all
+        chosen = _well_formed(strategy.place(_own_copy(request), candidates))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it may raise anything at all
         complaint = f"allocation strategy {strategy.name} raised {described(error)}"
         return Unplaceable(complaint, refusals), complaint
     if isinstance(chosen, Unplaceable):
-        return Unplaceable(chosen.summary, chosen.refusals + refusals), None
+        return Unplaceable(one_line(chosen.summary, 500), chosen.refusals + refusals), None
     faults = check(chosen, request, candidates)
     if faults:
         complaint = f"allocation strategy {strategy.name} was refused: {'; '.join(faults)}"
         return Unplaceable(complaint, refusals), complaint
     return chosen, None
+
+
+def _own_copy(request: PlacementRequest) -> PlacementRequest:
+    """The request with options that a strategy may change without changing anybody else's."""
+    deployment = request.deployment
+    own = structs.replace(deployment, engine_options=deepcopy(deployment.engine_options))
+    return structs.replace(request, deployment=own, options=deepcopy(request.options))
 
 
 def _well_formed(answer: object) -> Placement | Unplaceable:

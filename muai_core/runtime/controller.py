@@ -23,6 +23,7 @@ from muai_core.config.loaded import LoadedConfig
 from muai_core.control import events as ev
 from muai_core.gateway.server import Gateway
 from muai_core.model.routing import RoutingTable
+from muai_core.planning.wording import described, one_line
 from muai_core.runtime import assembly, explain, status
 from muai_core.runtime.control_api import ControlApi
 from muai_core.runtime.executor import Executor
@@ -85,9 +86,16 @@ class Controller:
 
     def sink_locations(self) -> dict[str, str]:
         """Where to look at the metrics, by sink, for the sinks that have such a place."""
-        sinks = assembly.metric_sinks(self._loaded)
-        places = {sink.name: sink.location() for sink, _ in sinks}
-        return {name: place for name, place in places.items() if place is not None}
+        places = {}
+        for sink, _ in assembly.metric_sinks(self._loaded):
+            try:
+                place = sink.location()
+            except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
+                _log.warning("sink %s does not say where it is: %s", sink.name, described(error))
+                continue
+            if isinstance(place, str):
+                places[sink.name] = one_line(place)
+        return places
 
     async def run(self, on_started: Callable[[], None]) -> None:
         """Serve until `stop`, then leave nothing behind.

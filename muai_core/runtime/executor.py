@@ -4,6 +4,7 @@ as an event. Nothing here decides anything."""
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from copy import deepcopy
 from typing import Any
 
 import msgspec
@@ -46,7 +47,8 @@ class EngineRunner:
         """
         name = action.deployment.engine
         request = LaunchRequest(
-            deployment=action.deployment,
+            # Its options are part of the control plane's state, and a plugin could change them.
+            deployment=deepcopy(action.deployment),
             replica_id=action.replica_id,
             epoch=action.epoch,
             devices=action.devices,

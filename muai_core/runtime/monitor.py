@@ -10,16 +10,14 @@ import msgspec
 
 from muai_core.control.events import DevicesObserved, DeviceSourceFailed, Event
 from muai_core.model.device import Inventory
-from muai_core.planning.wording import described
+from muai_core.planning.wording import described, one_line
 from muai_core.plugin.device_source import DeviceSource
-from muai_core.runtime.one_line import one_line
 
 _log = logging.getLogger(__name__)
 
 #: An observation that takes longer than this many intervals, and this many seconds, is reported.
 _PATIENCE_INTERVALS = 2.0
 _PATIENCE_S = 5.0
-_REASON_LIMIT_CHARACTERS = 500
 
 
 class SourceThread:
@@ -66,7 +64,7 @@ class SourceThread:
                     opened = True
                 event = self._observed(self.source.observe(self._clock()))
             except BaseException as error:  # noqa: BLE001 - not even SystemExit ends the watch
-                event = self._failed(described(error).rstrip(": "))
+                event = self._failed(described(error))
             self.busy_since_s = None
             self._emit(event)
             self.answered.set()
@@ -93,8 +91,7 @@ class SourceThread:
         return DevicesObserved(inventory=inventory)
 
     def _failed(self, reason: str) -> Event:
-        reason = one_line(reason, _REASON_LIMIT_CHARACTERS)
-        return DeviceSourceFailed(source=self.source.name, reason=reason)
+        return DeviceSourceFailed(source=self.source.name, reason=one_line(reason, 500))
 
 
 class DeviceMonitor:

@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from muai_core.runtime.one_line import one_line
+from muai_core.planning.wording import one_line
 
 _BODY_LIMIT_BYTES = 64 * 1024
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from muai_core.control import events as ev
-from muai_core.planning.wording import described
+from muai_core.planning.wording import described, one_line
 from muai_core.plugin.engine import LaunchSpec
 from muai_core.runtime.bring_up import SPAWN, StageDeadlines, StartError, bring_up
 from muai_core.runtime.environment import compose_environment
 from muai_core.runtime.log_tail import log_tail
-from muai_core.runtime.one_line import one_line
 from muai_core.runtime.orphans import Marker, SpawnRecord, SpawnRecords
 from muai_core.runtime.probe import Prober
 from muai_core.runtime.process import ReplicaProcess
@@ -235,5 +234,5 @@ async def _guard(prepare: Prepare) -> LaunchSpec | StartError:
     try:
         return await prepare()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
-        text = described(error).rstrip(": ")
+        text = described(error)
         return StartError(f"the engine plugin could not say how to start it: {text}")

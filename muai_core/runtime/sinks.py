@@ -14,6 +14,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from muai_core.model.metrics import MetricFamily
+from muai_core.planning.wording import described
 from muai_core.plugin.metric_sink import MetricSink, SinkError
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class SinkRunner:
     def _run(self) -> None:
         try:
             self._sink.open(self._options)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
             self._open_error = error
             return
         finally:
@@ -135,7 +136,7 @@ class SinkRunner:
             self._publish(families)
         try:
             self._sink.close()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
             self._failed("closing", error)
 
     def _take(self) -> Sequence[MetricFamily] | None:
@@ -152,7 +153,7 @@ class SinkRunner:
     def _publish(self, families: Sequence[MetricFamily]) -> None:
         try:
             self._sink.publish(families)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
             with self._news:
                 self._dropped += 1
             self._failed("publishing", error)
@@ -218,4 +219,4 @@ class SinkRunners:
 
 
 def _in_words(error: BaseException) -> str:
-    return traceback.format_exception_only(error)[-1].strip()
+    return described(error)
