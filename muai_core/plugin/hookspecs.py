@@ -23,25 +23,25 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def muai_device_sources() -> Sequence["DeviceSource"]:  # type: ignore[empty-body]
+def muai_device_sources() -> Sequence["DeviceSource"]:
     """Register device sources: who discovers devices and reads their state."""
 
 
 @hookspec
-def muai_allocation_strategies() -> Sequence["AllocationStrategy"]:  # type: ignore[empty-body]
+def muai_allocation_strategies() -> Sequence["AllocationStrategy"]:
     """Register allocation strategies: who chooses the devices of a replica."""
 
 
 @hookspec
-def muai_engines() -> Sequence["Engine"]:  # type: ignore[empty-body]
+def muai_engines() -> Sequence["Engine"]:
     """Register engines: how a model server is started, probed and stopped."""
 
 
 @hookspec
-def muai_recovery_policies() -> Sequence["RecoveryPolicy"]:  # type: ignore[empty-body]
+def muai_recovery_policies() -> Sequence["RecoveryPolicy"]:
     """Register recovery policies: what to try, in which order, when a replica is lost."""
 
 
 @hookspec
-def muai_metric_sinks() -> Sequence["MetricSink"]:  # type: ignore[empty-body]
+def muai_metric_sinks() -> Sequence["MetricSink"]:
     """Register metric sinks: where samples go."""
