@@ -14,8 +14,8 @@ _INHERITED_IN_ANY_CASE = frozenset({"http_proxy", "https_proxy", "all_proxy", "n
 #: Settings of the stacks that engines are made of. HF_TOKEN is among them: gated models need it.
 _INHERITED_PREFIXES = (
     "LC_", "XDG_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "TRITON_",
-    "NVIDIA_", "NCCL_", "GLOO_", "UCX_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "KMP_", "VLLM_", "DS_",
-    "DEEPSPEED_",
+    "NVIDIA_", "NCCL_", "GLOO_", "UCX_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "KMP_", "VLLM_",
+    "DS_", "DEEPSPEED_",
 )  # fmt: skip
 #: It would lock our own gateway out.
 _NEVER_INHERITED = frozenset({"VLLM_API_KEY"})
