@@ -81,9 +81,12 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            return version("muai-core")
+            found = version("muai-core")
         except PackageNotFoundError:
-            return "0+unknown"
+            found = "0+unknown"
+        # It reads a file, and metrics ask every second.
+        globals()["__version__"] = found
+        return found
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'muai_core' has no attribute {name!r}")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from muai_core.runtime.process import ReplicaProcess
-from muai_core.runtime.process_table import kill_exactly, read_processes
+from muai_core.runtime.process_table import Process, kill_exactly, read_processes
 
 _POLL_S = 0.01
 
@@ -31,12 +31,22 @@ def kill_all(processes: Sequence[ReplicaProcess], *, wait_s: float = 1.0) -> tup
 def _hunt(processes: Sequence[ReplicaProcess], wait_s: float, survivors: list[str]) -> None:
     give_up_at = time.monotonic() + wait_s - 2 * _POLL_S
     while True:
-        table = read_processes()
-        members = [member for process in processes for member in process.members_in(table)]
-        alive = [member for member in members if member.alive]
-        survivors[:] = [member.words for member in alive]
-        if not alive or time.monotonic() >= give_up_at:
+        try:
+            alive = _alive(processes)
+        except OSError as error:
+            survivors[:] = [f"unknown: the process table cannot be read: {error.strerror}"]
+        else:
+            survivors[:] = [member.words for member in alive]
+            if not alive:
+                return
+            for member in alive:
+                kill_exactly(member.identity)
+        if time.monotonic() >= give_up_at:
             return
-        for member in alive:
-            kill_exactly(member.identity)
         time.sleep(_POLL_S)
+
+
+def _alive(processes: Sequence[ReplicaProcess]) -> list[Process]:
+    table = read_processes()
+    members = [member for process in processes for member in process.members_in(table)]
+    return [member for member in members if member.alive]

@@ -108,7 +108,15 @@ class ReplicaProcess:
         Raises SpawnError; RuntimeError on another thread.
         """
         spawned = spawn(argv, env=env, cwd=cwd, log_path=log_path, marker=marker)
-        return cls(spawned, program=argv[0], marker=marker, log_path=log_path)
+        try:
+            return cls(spawned, program=argv[0], marker=marker, log_path=log_path)
+        except (OSError, RuntimeError) as error:
+            # No descriptor or no thread is left to watch it with: nobody would ever end it.
+            os.killpg(spawned.popen.pid, signal.SIGKILL)
+            spawned.popen.wait()
+            asyncio.get_running_loop().remove_reader(spawned.status_fd)
+            os.close(spawned.status_fd)
+            raise SpawnError(f"cannot watch {argv[0]}: {error}") from error
 
     async def executed(self) -> None:
         """Waits until the program runs. Raises SpawnError when it could not be run."""
@@ -196,11 +204,11 @@ class ReplicaProcess:
         return Release(proven=True)
 
     async def _scan(self) -> list[Process] | None:
-        """The replica's live processes; None when the kernel did not answer in time."""
+        """The replica's live processes; None when that cannot be told now."""
         scan = in_daemon_thread(lambda: self.members_in(read_processes()), "process-table")
         try:
             found = await asyncio.wait_for(scan, _SCAN_WAIT_S)
-        except (TimeoutError, OSError):
+        except (OSError, RuntimeError):  # no answer in time, no descriptor, no thread
             return None
         self.known.update(process.identity for process in found)
         _collect_zombies(found, except_pid=self.pid)
@@ -283,7 +291,7 @@ def _signal_name(number: int) -> str:
 
 def _describe(members: list[Process] | None) -> tuple[str, ...]:
     if members is None:
-        return ("unknown: reading the process table takes too long",)
+        return ("unknown: the process table cannot be read, or not in time",)
     return tuple(process.words for process in members)
 
 

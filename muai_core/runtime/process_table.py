@@ -6,6 +6,7 @@ leader, descent from a process already known, having been seen before, and the m
 environment that every process inherits.
 """
 
+import errno
 import os
 import signal
 from collections.abc import Collection, Iterable
@@ -16,6 +17,8 @@ from msgspec import Struct
 MARKER_VARIABLE = "MUAI_REPLICA"
 #: The environment of a process is at most this long before it is cut off, in bytes.
 _ENVIRON_LIMIT_BYTES = 4 * 1024 * 1024
+#: Our own trouble, which must not be taken for the absence of a process.
+_OWN_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _STATE_WORDS = {
     "R": "running",
     "S": "sleeping",
@@ -51,10 +54,15 @@ class Process(Struct, frozen=True):
 
 
 def read_process(pid: int) -> Process | None:
-    """The process table's line for a pid; None when there is no such process."""
+    """The process table's line for a pid; None when there is no such process.
+
+    Raises OSError when it cannot be told: this process is out of descriptors or memory.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    except OSError as error:
+        if error.errno in _OWN_SHORTAGES:
+            raise
         return None
     # The command name may hold blanks and parentheses: fields are counted from its last ")".
     fields = stat[stat.rfind(b")") + 2 :].split()
@@ -69,7 +77,7 @@ def read_process(pid: int) -> Process | None:
 
 
 def read_processes() -> list[Process]:
-    """Every process this user may see. About 10 µs per process."""
+    """Every process this user may see. About 10 µs per process. Raises OSError."""
     found = (read_process(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
     return [process for process in found if process is not None]
 
@@ -78,12 +86,15 @@ def read_marker(pid: int) -> str | None:
     """The replica marker in a process's environment; None without one or without permission.
 
     The read blocks while a thread of that process that is stuck in the kernel holds its memory
-    map, so it never happens on the event loop, and callers give up waiting for it.
+    map, so it never happens on the event loop, and callers give up waiting for it. Raises OSError
+    like `read_process`.
     """
     try:
         with Path(f"/proc/{pid}/environ").open("rb") as file:
             environ = file.read(_ENVIRON_LIMIT_BYTES)
-    except OSError:
+    except OSError as error:
+        if error.errno in _OWN_SHORTAGES:
+            raise
         return None
     prefix = MARKER_VARIABLE.encode() + b"="
     for entry in environ.split(b"\0"):
@@ -137,7 +148,7 @@ def _add_descendants(members: dict[int, Process], table: list[Process]) -> None:
 
 
 def kill_exactly(identity: tuple[int, int]) -> bool:
-    """SIGKILL to this process and to no later owner of its pid; False when not permitted."""
+    """SIGKILL to this process and to no later owner of its pid; False when it cannot be sent."""
     pid, start_ticks = identity
     try:
         pidfd = os.pidfd_open(pid)
@@ -152,7 +163,7 @@ def kill_exactly(identity: tuple[int, int]) -> bool:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except OSError:
         return False
     finally:
         os.close(pidfd)
@@ -160,13 +171,12 @@ def kill_exactly(identity: tuple[int, int]) -> bool:
 
 
 def _kill_checked(pid: int, start_ticks: int) -> bool:
-    now = read_process(pid)
-    if now is None or now.start_ticks != start_ticks:
-        return True
     try:
-        os.kill(pid, signal.SIGKILL)
+        now = read_process(pid)
+        if now is not None and now.start_ticks == start_ticks:
+            os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except OSError:
         return False
     return True
