@@ -32,6 +32,8 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+_STDERR = 2
+
 TRACEBACK_VARIABLE = "MUAI_TRACEBACK"
 
 
@@ -92,14 +94,23 @@ def cli() -> None:
 
 def main() -> None:
     """The console script."""
+    _fill_standard_streams()
     status = run(sys.argv[1:])
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # Nobody reads any more. Python would complain when it flushes again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = status or EXIT_FAILURE
     sys.exit(status)
+
+
+def _fill_standard_streams() -> None:
+    """Open what was closed (`2>&-`): the next file or socket would get its number, and its text."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,7 +1,6 @@
 """`muai run`: serve what a config asks for, until told to stop."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -13,11 +12,10 @@ import click
 
 from muai_core.cli.configured import config_arguments, load_or_exit
 from muai_core.cli.state_directory import state_dir_option
+from muai_core.cli.teller import Teller, TellerLog
 
 if TYPE_CHECKING:
     from muai_core.runtime.controller import Controller
-
-_COLORS = {"good": "green", "bad": "red"}
 
 
 @click.command(name="run", short_help="Serve the models of a config FILE until stopped.")
@@ -38,9 +36,14 @@ def command(file: str, settings: tuple[str, ...], state_dir: Path, quiet: bool) 
     from muai_core.runtime.instance import Instance, InstanceInUse, StateDirectoryError
     from muai_core.runtime.narrator import Narrator
 
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     loaded = load_or_exit(file, settings)
-    tell = _silent if quiet else _tell
+    teller = Teller(quiet)
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        handlers=[TellerLog(teller)],
+    )
+    tell = teller.tell
     try:
         with Instance(state_dir) as instance:
             controller = Controller(loaded, instance, sys.executable, Narrator(tell))
@@ -51,6 +54,8 @@ def command(file: str, settings: tuple[str, ...], state_dir: Path, quiet: bool) 
         raise click.ClickException(f"{error}; choose another with --state-dir") from None
     except (SinkError, GatewaySettingsError) as error:
         raise click.ClickException(f"{error}; nothing was started") from None
+    finally:
+        teller.close()
     sys.exit(status)
 
 
@@ -85,18 +90,3 @@ def _announce(controller: "Controller", tell: Callable[[str, str], None]) -> Non
     tell("good", f"OpenAI endpoint: {controller.address}/v1")
     for name, location in controller.sink_locations().items():
         tell("info", f"{name}: {location}")
-
-
-def _tell(severity: str, line: str) -> None:
-    from datetime import datetime
-
-    stamp = click.style(datetime.now().astimezone().strftime("%H:%M:%S"), dim=True)
-    # Nobody listens any more: no reason to stop serving.
-    with contextlib.suppress(OSError):
-        # click drops the colors when standard error is no terminal.
-        click.echo(f"{stamp}  {click.style(line, fg=_COLORS.get(severity))}", err=True)
-
-
-def _silent(severity: str, line: str) -> None:
-    if severity == "bad":
-        _tell(severity, line)
