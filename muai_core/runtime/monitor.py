@@ -122,12 +122,14 @@ class DeviceMonitor:
     async def first_answers(self, timeout_s: float) -> list[str]:
         """Wait until every source has answered or failed once, for `timeout_s` seconds at most.
 
-        Returns the names of those that have not.
+        Returns the names of those that have not. What the others told has been emitted by then.
         """
         deadline_s = self._clock() + timeout_s
         while True:
             silent = [t.source.name for t in self._threads if not t.answered.is_set()]
             if not silent or self._clock() >= deadline_s:
+                # What the sources have told lies behind this task in the loop's queue.
+                await asyncio.sleep(0)
                 return silent
             await asyncio.sleep(0.01)
 

@@ -138,6 +138,25 @@ async def test_the_first_look_is_bounded() -> None:
     await watched.monitor.close()
 
 
+async def test_first_answers_have_been_emitted_when_they_are_there() -> None:
+    asked_again = threading.Event()
+
+    def answer(call: int, now_s: float) -> Inventory:
+        if call == 2:
+            asked_again.set()
+        return empty("quick")(call, now_s)
+
+    watched = Watched(FakeSource("quick", answer))
+    watched.monitor.start()
+    try:
+        # Keeps the loop busy until the source has answered.
+        assert asked_again.wait(20)
+        assert await watched.monitor.first_answers(20) == []
+        assert any(isinstance(event, DevicesObserved) for event in watched.events)
+    finally:
+        await watched.monitor.close()
+
+
 def test_one_look_reports_every_source_in_order() -> None:
     released = threading.Event()
     sources: dict[DeviceSource, dict[str, Any]] = {
