@@ -1,5 +1,5 @@
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from replica_programs import Programs
+from supervised_fleet import Fleet
 
 
 @pytest.fixture
@@ -17,3 +18,11 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
     for process in written.started:
         process.kill()
         process.collect()
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    yield fleet
+    assert await fleet.supervisor.close() == ()
+    fleet.instance.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 from muai_core.runtime.process import ReplicaProcess
 from muai_core.runtime.process_table import read_process
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 ENV = {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
 
 
