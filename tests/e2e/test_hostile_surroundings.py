@@ -1,0 +1,83 @@
+"""An operating system, a shell or a reader that gives the controller less than it needs."""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """A pipe into which nothing fits any more, and that nobody reads."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_reader_that_does_not_read_stops_nothing(
+    run_muai: Any, simulated_config: Any, full_pipe: int, monkeypatch: Any
+) -> None:
+    start = subprocess.Popen
+
+    def with_full_pipe(command: Any, **options: Any) -> Any:
+        return start(command, **{**options, "stdout": full_pipe, "stderr": full_pipe})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", with_full_pipe)
+        running = run_muai(simulated_config())
+    running.wait_ready("chat")
+    running.signal(signal.SIGTERM)
+
+    assert running.wait_end() == 0
+    assert running.engines() == []
+
+
+def test_it_serves_without_standard_streams(
+    run_muai: Any, simulated_config: Any, monkeypatch: Any
+) -> None:
+    start = subprocess.Popen
+
+    def without_streams(command: Any, **options: Any) -> Any:
+        return start(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", without_streams)
+        running = run_muai(simulated_config())
+    running.wait_ready("chat")
+    running.signal(signal.SIGTERM)
+
+    assert running.wait_end() == 0
+    assert running.engines() == []
+
+
+def test_without_free_descriptors_a_lost_replica_waits_and_then_returns(
+    run_muai: Any, simulated_config: Any, eventually: Any
+) -> None:
+    running = run_muai(simulated_config())
+    running.wait_ready("chat")
+    victim = running.engine_of("chat.0")
+    controller = psutil.Process(running.process.pid)
+    before = controller.rlimit(resource.RLIMIT_NOFILE)
+    # Every descriptor in use stays, no other can be opened.
+    controller.rlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    os.killpg(victim.pid, signal.SIGKILL)
+    eventually("the loss is told", lambda: "killed by SIGKILL" in running.text())
+    assert len(running.engines()) == 0
+
+    controller.rlimit(resource.RLIMIT_NOFILE, before)
+    running.wait_ready("chat")
+    running.signal(signal.SIGTERM)
+    assert running.wait_end() == 0
+    assert running.engines() == []
