@@ -14,6 +14,21 @@ from muai_core.runtime.process_table import read_process
 DEADLINE_S = 60.0
 ENV = {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
 
+SLEEP = "import time\nprint('up', flush=True)\ntime.sleep(600)\n"
+IGNORE_SIGTERM = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP
+
+#: Starts a grandchild with `subprocess` and prints its pid; the grandchild ignores SIGTERM.
+FAMILY = """
+import subprocess, sys, time
+child = subprocess.Popen(
+    [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+     "print('ready', flush=True); time.sleep(600)"],
+    {options}
+)
+print("child", child.pid, flush=True)
+{then}
+"""
+
 
 class Programs:
     """Writes programs and starts them as replicas; whatever is left is killed after the test."""
@@ -44,9 +59,17 @@ class Programs:
     async def log_says(self, text: str) -> None:
         await until(lambda: self.log.exists() and text in self.log.read_text())
 
-    def pids_in_log(self, word: str) -> list[int]:
-        rows = [row.split() for row in self.log.read_text().splitlines()]
-        return [int(row[1]) for row in rows if row and row[0] == word]
+    async def child(self) -> int:
+        """The pid of a FAMILY's grandchild, once it ignores SIGTERM and the log names it."""
+        await self.log_says("ready\n")
+        await until(lambda: bool(self._rows("child")))
+        [row] = self._rows("child")
+        return int(row[1])
+
+    def _rows(self, word: str) -> list[list[str]]:
+        whole = self.log.read_text().rpartition("\n")[0]
+        rows = [row.split() for row in whole.splitlines()]
+        return [row for row in rows if row and row[0] == word]
 
 
 async def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
