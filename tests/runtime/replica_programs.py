@@ -62,14 +62,14 @@ class Programs:
     async def child(self) -> int:
         """The pid of a FAMILY's grandchild, once it ignores SIGTERM and the log names it."""
         await self.log_says("ready\n")
-        await until(lambda: bool(self._rows("child")))
-        [row] = self._rows("child")
-        return int(row[1])
+        await until(lambda: bool(self.pids_in_log("child")))
+        [pid] = self.pids_in_log("child")
+        return pid
 
-    def _rows(self, word: str) -> list[list[str]]:
-        whole = self.log.read_text().rpartition("\n")[0]
-        rows = [row.split() for row in whole.splitlines()]
-        return [row for row in rows if row and row[0] == word]
+    def pids_in_log(self, word: str) -> list[int]:
+        whole_rows = self.log.read_text().rpartition("\n")[0].splitlines()
+        rows = [row.split() for row in whole_rows]
+        return [int(row[1]) for row in rows if row and row[0] == word]
 
 
 async def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
@@ -78,6 +78,11 @@ async def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -
     while not condition():
         assert time.monotonic() < give_up_at, "the condition did not come true in time"
         await asyncio.sleep(0.01)
+
+
+async def until_asleep(pid: int) -> None:
+    """Waits until the process does nothing any more."""
+    await until(lambda: (process := read_process(pid)) is not None and "sleeping" in process.words)
 
 
 def is_alive(pid: int) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from replica_programs import Programs, is_alive, until
+from replica_programs import DEADLINE_S, Programs, is_alive, until, until_asleep
 
 from muai_core.runtime import orphans as orphans_module
 from muai_core.runtime.instance import Instance, InstanceInUse
@@ -111,7 +111,7 @@ def test_the_marker_suffices_without_a_record(programs: Programs, state_dir: Pat
 
 def bystander(marker: str = "") -> "subprocess.Popen[str]":
     environment = {"PATH": os.environ["PATH"], **({"MUAI_REPLICA": marker} if marker else {})}
-    code = "print('up', flush=True); import time; time.sleep(600)"
+    code = "import time; print('up', flush=True); time.sleep(600)"
     stranger = subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment,
@@ -154,7 +154,7 @@ def test_a_reused_pid_is_not_killed(state_dir: Path) -> None:
         assert list((state_dir / "replicas").iterdir()) == []
         # The same process with its true start time is one of ours.
         assert reclaim_with(state_dir, record_of(stranger.pid)) == 1
-        assert stranger.wait(20) == -9
+        assert stranger.wait(DEADLINE_S) == -9
 
 
 def test_another_instances_replicas_are_left_alone(state_dir: Path) -> None:
@@ -168,6 +168,7 @@ def test_an_orphan_that_does_not_die_keeps_its_devices_and_its_record(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bystander() as stranger:
+        asyncio.run(until_asleep(stranger.pid))
         SpawnRecords(state_dir).write(record_of(stranger.pid, devices=("GPU-a",)))
         with monkeypatch.context() as patch:
             patch.setattr(orphans_module, "kill_exactly", lambda identity: True)
@@ -178,14 +179,16 @@ def test_an_orphan_that_does_not_die_keeps_its_devices_and_its_record(
         )
         [orphan] = reclaim_orphans(state_dir, "box")
         assert orphan.killed_pids == (stranger.pid,)
-        stranger.wait(20)
+        stranger.wait(DEADLINE_S)
 
 
 def test_a_stranger_that_is_stuck_in_the_kernel_does_not_stop_the_controller(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     unstuck = threading.Event()
-    monkeypatch.setattr(orphans_module, "read_marker", lambda pid: unstuck.wait(20) and None)
+    monkeypatch.setattr(
+        orphans_module, "read_marker", lambda pid: unstuck.wait(DEADLINE_S) and None
+    )
     monkeypatch.setattr(orphans_module, "_LAST_LOOK_S", 0.1)
     assert reclaim_orphans(state_dir, "box", kill_wait_s=0) == ()
     unstuck.set()

@@ -20,6 +20,7 @@ from replica_programs import (
     Programs,
     is_alive,
     until,
+    until_asleep,
 )
 
 from muai_core.runtime import process as process_module
@@ -144,6 +145,7 @@ async def test_a_process_that_does_not_die_is_reported_and_can_be_stopped_later(
 ) -> None:
     process = programs.start(SLEEP)
     await programs.log_says("up")
+    await until_asleep(process.pid)
     with monkeypatch.context() as patch:
         patch.setattr(process_module, "kill_exactly", lambda identity: True)
         patch.setattr(os, "killpg", lambda group, number: None)

@@ -12,7 +12,7 @@ from muai_core.model.metrics import MetricFamily, MetricPoint
 from muai_core.plugin.metric_sink import MetricSink, SinkError
 from muai_core.runtime.sinks import SinkRunner, SinkRunners
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def batch(number: int) -> tuple[MetricFamily, ...]:
