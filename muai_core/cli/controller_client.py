@@ -12,6 +12,7 @@ from urllib.parse import quote
 import click
 
 from muai_core.runtime.control_socket import connect
+from muai_core.runtime.instance import is_claimed
 
 EXIT_NO_CONTROLLER = 3
 TIMEOUT_S = 10.0
@@ -23,12 +24,23 @@ class NoController(click.ClickException):
     """No controller works on this state directory."""
 
     exit_code = EXIT_NO_CONTROLLER
+    words = (
+        "no controller is running with the state directory {}; "
+        "start one with `muai run FILE`, or name another directory with --state-dir"
+    )
 
     def __init__(self, state_dir: Path) -> None:
-        super().__init__(
-            f"no controller is running with the state directory {state_dir}; "
-            "start one with `muai run FILE`, or name another directory with --state-dir"
-        )
+        super().__init__(self.words.format(state_dir))
+
+
+class ControllerStarting(NoController):
+    """A controller has begun to start on this state directory and does not listen yet."""
+
+    exit_code = 1
+    words = (
+        "the controller with the state directory {} is still starting, or just ending; "
+        "try again in some seconds"
+    )
 
 
 class NotFound(click.ClickException):
@@ -54,7 +66,10 @@ class Answer:
 
 
 def ask(state_dir: Path, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-    """One request. Raises NoController; click.ClickException when the controller cannot answer."""
+    """One request.
+
+    Raises NoController or ControllerStarting; click.ClickException when it cannot answer.
+    """
     connection = _UnixConnection(state_dir)
     try:
         connection.connect()
@@ -64,14 +79,16 @@ def ask(state_dir: Path, method: str, path: str, body: Mapping[str, Any] | None 
         response = connection.getresponse()
         return Answer(response.status, json.loads(response.read()), pid)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-        raise NoController(state_dir) from None
+        kind = ControllerStarting if is_claimed(state_dir) else NoController
+        raise kind(state_dir) from None
     except PermissionError:
         raise click.ClickException(
             f"the controller in {state_dir} belongs to another user; run this as that user"
         ) from None
     except (OSError, HTTPException, ValueError) as error:
         raise click.ClickException(
-            f"the controller in {state_dir} does not answer: {error or type(error).__name__}"
+            f"the controller in {state_dir} does not answer: {error or type(error).__name__}; "
+            "it may be stopped, or a plugin of it may be stuck"
         ) from None
     finally:
         connection.close()

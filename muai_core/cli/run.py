@@ -26,7 +26,8 @@ def command(file: str, settings: tuple[str, ...], state_dir: Path, quiet: bool) 
     """Serve the models of a config FILE until stopped.
 
     Ctrl-C or SIGTERM lets requests in flight finish, stops every engine and exits with status 0.
-    A second one kills the engines at once. Status 2: the config is wrong, nothing was started.
+    A second one, or SIGQUIT, kills the engines at once. Status 2: the config is wrong, nothing was
+    started.
     """
     import uvloop
 
@@ -69,13 +70,13 @@ async def _serve(controller: "Controller", tell: Callable[[str, str], None]) -> 
         received.append(number)
         if not controller.started:
             running.cancel()
-        elif len(received) == 1:
+        elif len(received) == 1 and number != signal.SIGQUIT:
             controller.stop()
         else:
             tell("bad", "killing every engine")
             controller.kill()
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         # nohup asks for SIGHUP to be ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, on_signal, number)
@@ -83,7 +84,8 @@ async def _serve(controller: "Controller", tell: Callable[[str, str], None]) -> 
         await running
     except asyncio.CancelledError:
         return 128 + received[-1] if received else 1
-    return 128 + received[-1] if len(received) > 1 else 0
+    hurried = len(received) > 1 or signal.SIGQUIT in received
+    return 128 + received[-1] if hurried else 0
 
 
 def _announce(controller: "Controller", tell: Callable[[str, str], None]) -> None:

@@ -93,7 +93,10 @@ class ControlApi:
         model = request.match_info["model"]
         explanation = self._explain(model)
         if explanation is None:
-            known = ", ".join(self._status()["models"]) or "none"
+            models = self._status()["models"]
+            if model in models:
+                return _error(404, f"{model} is no longer wanted; its replicas are being stopped")
+            known = ", ".join(models) or "none"
             return _error(404, f"there is no model {model!r}; there are: {known}")
         return _answer(200, explanation)
 

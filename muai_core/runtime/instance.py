@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+_LOCK_NAME = "controller.lock"
+
 
 class InstanceInUse(Exception):
     """Another controller works on this state directory; the text names it and the way out."""
@@ -39,7 +41,7 @@ class Instance:
         with using(state_dir):
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_fd = os.open(
-                state_dir / "controller.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+                state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
             try:
                 self._lock()
@@ -77,6 +79,21 @@ class Instance:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def is_claimed(state_dir: Path) -> bool:
+    """Whether a controller holds the directory, without getting into the way of one that starts.
+
+    Locks held in another pid namespace are not seen.
+    """
+    try:
+        number = (state_dir / _LOCK_NAME).stat().st_ino
+        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return False
+    # "1: FLOCK  ADVISORY  WRITE 12634 fe:00:2269668 0 EOF", proc_locks(5)
+    flocks = [line.split() for line in locks if " FLOCK " in line and "->" not in line]
+    return any(fields[5].rpartition(":")[2] == str(number) for fields in flocks)
 
 
 def _read_or_create_id(path: Path) -> str:

@@ -23,7 +23,7 @@ def hostile(config: dict[str, Any], model_names: list[str]) -> dict[str, Any]:
     """The config with the hostile plugin and these models."""
     config["plugins"] = [HOSTILE_PLUGIN]
     model = {**config["models"]["chat"], "engine": "hostile"}
-    config["models"] = {name: model for name in model_names}
+    config["models"] = dict.fromkeys(model_names, model)
     return config
 
 

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -81,3 +82,40 @@ def test_without_free_descriptors_a_lost_replica_waits_and_then_returns(
     running.signal(signal.SIGTERM)
     assert running.wait_end() == 0
     assert running.engines() == []
+
+
+def test_sigquit_leaves_no_process(run_muai: Any, simulated_config: Any) -> None:
+    running = run_muai(simulated_config(faults={"refuse_to_die": True}))
+    running.wait_ready("chat")
+    running.signal(signal.SIGQUIT)
+
+    assert running.wait_end() == 128 + signal.SIGQUIT
+    assert running.engines() == []
+
+
+def test_commands_say_that_a_controller_is_still_starting(
+    run_muai: Any, run_command: Any, simulated_config: Any, eventually: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "stuck.py").write_text(
+        "import threading\n"
+        "from muai_core import DeviceSource, hookimpl\n"
+        "class Stuck(DeviceSource):\n"
+        "    name = 'stuck'\n"
+        "    def observe(self, now_s):\n"
+        "        threading.Event().wait()\n"
+        "@hookimpl\n"
+        "def muai_device_sources():\n"
+        "    return [Stuck()]\n"
+    )
+    config = simulated_config()
+    config["plugins"] = ["stuck.py"]
+    config["devices"] = {"sources": ["stuck"]}
+    running = run_muai(config)
+    eventually("it has claimed the directory", (running.state_dir / "instance").exists)
+
+    done = run_command("stop", "--state-dir", str(running.state_dir))
+    assert (done.returncode, "is still starting" in done.stderr) == (1, True), done.stderr
+    running.signal(signal.SIGTERM)
+    assert running.wait_end() in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    done = run_command("stop", "--state-dir", str(running.state_dir))
+    assert done.returncode == 3, done.stderr
