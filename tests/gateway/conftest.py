@@ -246,7 +246,7 @@ class Door:
         return self.recorder.finished
 
 
-async def until(condition: Callable[[], object], deadline_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], deadline_s: float = 60.0) -> None:
     """Returns once `condition` holds; fails after `deadline_s`."""
     async with asyncio.timeout(deadline_s):
         while not condition():

@@ -7,8 +7,8 @@ from collections import Counter
 
 from muai_core.model.routing import ModelStatus, Route, RoutingTable
 
-CLIENTS = 40
-REQUESTS_EACH = 10
+CLIENTS = 20
+REQUESTS_EACH = 20
 ANSWER = b'{"choices": [], "usage": null}'
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 
-import aiohttp
 import pytest
 from aiohttp import web
 
@@ -345,7 +344,7 @@ async def test_an_old_client_gets_a_stream_that_ends_with_the_connection(door, h
         b"POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
     )
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), 60)
     assert b"transfer-encoding" not in answer
     assert answer.endswith(b"data: [DONE]\n\n")
     writer.close()
@@ -370,50 +369,3 @@ async def test_a_failing_observer_changes_nothing(open_door, healthy):
     door.publish(["http://127.0.0.1:9", await healthy()])
     for _ in range(4):
         assert (await door.post())[0] == 200
-
-
-async def test_stopping_lets_requests_end_and_takes_no_new_ones(open_door, healthy, wait_until):
-    door = await open_door()
-    engine = await healthy()
-    engine.gate.clear()
-    door.publish([engine])
-    plain = asyncio.create_task(door.post())
-    streamed = asyncio.create_task(door.stream())
-    await wait_until(lambda: engine.running == 2)
-    stopping = asyncio.create_task(door.gateway.stop(drain_s=10))
-    await asyncio.sleep(0)
-    with pytest.raises(aiohttp.ClientConnectionError):
-        await door.get("/health")
-    engine.gate.set()
-    assert (await plain)[0] == 200
-    assert (await streamed)[1][-1] == "[DONE]"
-    await asyncio.wait_for(stopping, 5)
-
-
-async def test_stopping_tells_those_it_does_not_wait_for(open_door, healthy, wait_until):
-    door = await open_door()
-    engine = await healthy()
-    engine.gate.clear()
-    door.publish([engine])
-    plain = asyncio.create_task(door.post())
-    streamed = asyncio.create_task(door.stream())
-    await wait_until(lambda: engine.running == 2)
-    await door.gateway.stop(drain_s=0.05)
-    status, document, _ = await plain
-    assert (status, shape_of(document)["code"]) == (503, "gateway_stopped")
-    assert json.loads((await streamed)[1][-1])["error"]["code"] == "gateway_stopped"
-    await asyncio.wait_for(engine.aborted.wait(), 1)
-
-
-async def test_a_second_stop_ends_draining(open_door, healthy, wait_until):
-    door = await open_door()
-    engine = await healthy()
-    engine.gate.clear()
-    door.publish([engine])
-    plain = asyncio.create_task(door.post())
-    await wait_until(lambda: engine.running == 1)
-    first = asyncio.create_task(door.gateway.stop(drain_s=600))
-    await asyncio.sleep(0)
-    await door.gateway.stop()
-    assert (await plain)[0] == 503
-    await asyncio.wait_for(first, 10)

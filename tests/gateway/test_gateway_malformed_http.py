@@ -41,7 +41,7 @@ async def exchange(port, data):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
     try:
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 60)
     except ConnectionError:
         return b""
     finally:
@@ -67,10 +67,10 @@ async def test_an_upgrade_is_not_taken_up_but_answered(door, healthy):
     reader, writer = await asyncio.open_connection("127.0.0.1", door.gateway.port)
     for _ in range(2):
         writer.write(upgrade)
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
         assert head.startswith(b"HTTP/1.1 200 ")
         length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
-        await asyncio.wait_for(reader.readexactly(length), 10)
+        await asyncio.wait_for(reader.readexactly(length), 60)
     assert engine.bodies == [GOOD_BODY] * 2
     writer.close()
 
@@ -99,7 +99,7 @@ async def test_any_corruption_leaves_the_gateway_serving(door, healthy):
                 writer.write(data[start : start + 97])
                 await asyncio.sleep(0)
             writer.write_eof()
-            await asyncio.wait_for(reader.read(), 20)
+            await asyncio.wait_for(reader.read(), 60)
         except (ConnectionError, OSError):
             pass
         finally:

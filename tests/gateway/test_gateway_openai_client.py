@@ -103,4 +103,4 @@ async def test_leaving_a_stream_stops_the_engine(door, healthy):
         async for _ in stream:
             break
         await stream.close()
-        await asyncio.wait_for(engine.aborted.wait(), 1)
+        await asyncio.wait_for(engine.aborted.wait(), 60)

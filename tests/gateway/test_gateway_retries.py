@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+from muai_core.gateway import proxy
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
@@ -120,12 +122,12 @@ async def test_another_replica_streams(door, healthy, scripted, script, kind):
     assert sum(finished.retries for finished in await door.reported(6)) == faulty.received
 
 
-async def test_a_dead_replica_is_asked_last_while_others_live(door, healthy, refusing):
+async def test_a_dead_replica_is_asked_last_while_others_live(door, healthy, refusing, monkeypatch):
+    monkeypatch.setattr(proxy, "SUSPICION_S", 1000)
     door.publish([refusing, await healthy()])
     for _ in range(20):
         assert (await door.post())[0] == 200
-    assert 1 <= len(door.recorder.faults) <= 3
-    assert set(door.recorder.faults) == {("m-0", 1, "connect")}
+    assert door.recorder.faults == [("m-0", 1, "connect")]
 
 
 async def test_a_replica_that_hangs_up_on_everyone(door, healthy):
@@ -163,7 +165,7 @@ async def test_internal_errors_of_an_engine_are_passed_on(door, healthy):
 async def test_a_request_waits_for_a_replica_that_becomes_ready(
     open_door, healthy, refusing, wait_until
 ):
-    door = await open_door(retry_wait_s=20)
+    door = await open_door(retry_wait_s=60)
     engine = await healthy()
     door.publish([refusing])
     asking = asyncio.create_task(door.post())
@@ -176,7 +178,7 @@ async def test_a_request_waits_for_a_replica_that_becomes_ready(
 
 
 async def test_a_request_does_not_wait_for_ever(open_door, refusing, wait_until):
-    door = await open_door(retry_wait_s=0.1)
+    door = await open_door(retry_wait_s=1)
     door.publish([refusing])
     asking = asyncio.create_task(door.post())
     await wait_until(lambda: door.recorder.faults)

@@ -140,11 +140,11 @@ async def test_drained_when_out_of_the_table_and_idle():
     await asyncio.sleep(0)
     assert not any(wait.done() for wait in waits.values())
     router.publish(table(2, []))
-    await asyncio.wait_for(waits[second.slot.key], 5)
+    await asyncio.wait_for(waits[second.slot.key], 60)
     assert not waits[first.slot.key].done()
     first.release()
-    await asyncio.wait_for(waits[first.slot.key], 5)
-    await asyncio.wait_for(router.drained("never", 1), 5)
+    await asyncio.wait_for(waits[first.slot.key], 60)
+    await asyncio.wait_for(router.drained("never", 1), 60)
     assert router.loads() == []
 
 
@@ -163,7 +163,7 @@ async def test_a_drained_replica_under_real_requests(door, healthy, wait_until):
     old.gate.set()
     assert (await asking)[0] == 200
     assert (await streaming)[1][-1] == "[DONE]"
-    await asyncio.wait_for(drained, 5)
+    await asyncio.wait_for(drained, 60)
 
 
 async def test_requests_go_where_fewest_are_outstanding(door, healthy, wait_until):

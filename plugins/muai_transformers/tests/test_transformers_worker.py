@@ -169,9 +169,7 @@ async def test_many_at_once_each_get_their_own_answer(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_disconnect_aborts_within_a_second(
-    tmp_path: Path, tiny_folder: Path, stream: bool
-) -> None:
+async def test_disconnect_aborts_the_work(tmp_path: Path, tiny_folder: Path, stream: bool) -> None:
     """The request would generate for minutes: only an abort can end it in time."""
     running = Worker(tmp_path / "log", "--model", str(tiny_folder), "--served-model-name", "tiny")
     try:
@@ -189,7 +187,7 @@ async def test_disconnect_aborts_within_a_second(
                 for post in posts:
                     post.cancel()
                 await asyncio.wait(posts)
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(DEADLINE_S):
                 await progress_until(http, 0)
             async with http.get("/progress") as answer:
                 assert (await answer.json())["tokens_generated"] < 8 * 500
