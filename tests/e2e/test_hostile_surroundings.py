@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,18 @@ def test_commands_say_that_a_controller_is_still_starting(
     assert running.wait_end() in (-signal.SIGTERM, 128 + signal.SIGTERM)
     done = run_command("stop", "--state-dir", str(running.state_dir))
     assert done.returncode == 3, done.stderr
+
+
+def test_a_deadline_that_passed_while_the_controller_was_stopped_fails_no_start(
+    run_muai: Any, simulated_config: Any, eventually: Any
+) -> None:
+    config = simulated_config(load_s=2)
+    config["recovery"]["load_deadline_s"] = 4
+    running = run_muai(config)
+    eventually("it loads", lambda: "chat.0: load" in running.text())
+    running.signal(signal.SIGSTOP)
+    time.sleep(5.5)  # the deadline and the time that counts as late
+    running.signal(signal.SIGCONT)
+
+    running.wait_ready("chat")
+    assert running.status()["models"]["chat"]["replicas"][0]["restarts"] == 0, running.text()
