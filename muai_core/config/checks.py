@@ -23,8 +23,8 @@ from muai_core.config.tree import Path as KeyPath
 from muai_core.config.tree import dotted
 from muai_core.config.wording import given
 
-#: Engines that have a distribution of their own: what to install when one is named and missing.
-OFFICIAL_ENGINES = ("transformers", "vllm", "deepspeed", "simulated")
+#: Engines whose plugins are in MuAI's repository, as plugins/muai_NAME.
+OFFICIAL_ENGINES = ("transformers", "simulated")
 
 
 def check_plugin_files(subject: Subject, files: Mapping[int, Path]) -> None:
@@ -74,7 +74,8 @@ def _check_engine(subject: Subject, path: KeyPath, engine: str) -> None:
     installed = subject.plugins.engines
     official = engine in OFFICIAL_ENGINES
     if engine not in installed and official and absence(subject.plugins, engine) is None:
-        subject.report(path, f"the engine {engine} is not installed; pip install muai-{engine}")
+        how = f"in MuAI's repository: pip install ./plugins/muai_{engine}"
+        subject.report(path, f"the engine {engine} is not installed; {how}")
     elif subject.check_name(path, "engine", engine, installed, "auto") and not engine_enabled(
         subject.config, engine
     ):

@@ -57,7 +57,8 @@ def _check_auto(subject: Subject, config: Config, name: str, source: str) -> Non
         reasons = "; ".join(f"{opinion.engine}: {opinion.refusal}" for opinion in opinions)
         subject.report(path, f"no installed engine can serve this: {reasons}")
     else:
-        message = "no engine is installed and enabled; pip install muai-transformers"
+        how = "in MuAI's repository: pip install ./plugins/muai_transformers"
+        message = f"no engine is installed and enabled; {how}"
         subject.report(path, message)
 
 

@@ -153,6 +153,6 @@ def _narrowed(draft: Deployment, platforms: Collection[Platform]) -> Deployment:
 
 def _nobody(considered: list[EngineChoice]) -> str:
     if not considered:
-        return "no engine is installed; install one, e.g. pip install muai-transformers"
+        return "no engine is installed; see plugins/ in MuAI's repository"
     reasons = "; ".join(f"{choice.engine}: {choice.reason}" for choice in considered)
     return f"no installed engine suits this model: {reasons}"

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import fields
 
 from muai_core.config import ConfigError, load_config
+from muai_core.config.checks import OFFICIAL_ENGINES
 from muai_core.config.errors import Origin
 from muai_core.config.loaded import GIB
 from muai_core.config.schema import GatewayConfig
@@ -335,3 +336,9 @@ def test_nothing_is_loaded_when_the_file_is_broken(write) -> None:
 
     with pytest.raises(ConfigError):
         load_config(write("models: ["), (), {}, load_plugins=never)
+
+
+def test_engines_to_install_from_the_repository_are_there() -> None:
+    plugins = Path(__file__).parents[2] / "plugins"
+    for engine in OFFICIAL_ENGINES:
+        assert (plugins / f"muai_{engine}" / "pyproject.toml").is_file()
