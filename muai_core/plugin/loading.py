@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import distributions
 from pathlib import Path
@@ -50,7 +50,7 @@ class PluginRecord(Struct, frozen=True, kw_only=True):
     status: PluginStatus
     #: (kind, name) of every part, e.g. ("engine", "vllm").
     registers: tuple[tuple[str, str], ...] = ()
-    #: Why it failed: the last line of the traceback.
+    #: Why it failed, in one line, with the line of the plugin that raised.
     reason: str | None = None
 
 
@@ -132,7 +132,9 @@ def _installed(plugins: Plugins) -> list[_Candidate]:
                 # As in an import, what is first on the path hides the rest.
                 found.setdefault((candidate.name, candidate.origin), candidate)
         except Exception as error:  # noqa: BLE001 - malformed metadata raises all kinds of things
-            plugins.records.append(_record(candidate, "failed", reason=_last_line(error)))
+            plugins.records.append(
+                _record(candidate, "failed", reason=_reason(error, candidate.origin))
+            )
     return [found[key] for key in sorted(found)]
 
 
@@ -163,7 +165,9 @@ def _load(plugins: Plugins, candidate: _Candidate) -> None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything, SystemExit too
-        plugins.records.append(_record(candidate, "failed", reason=_last_line(error)))
+        plugins.records.append(
+            _record(candidate, "failed", reason=_reason(error, candidate.origin))
+        )
         return
     for hook, part in parts:
         plugins.table(hook)[part.name] = part
@@ -180,6 +184,8 @@ def _parts_of(candidate: _Candidate) -> list[tuple[str, Any]]:
     parts: list[tuple[str, Any]] = []
     for hook in KINDS:
         for registered in getattr(manager.hook, hook)():
+            if not isinstance(registered, Iterable):
+                raise TypeError(f"{hook} must return a list, got {registered!r}")
             parts.extend((hook, part) for part in registered)
     if not parts:
         hooks = ", ".join(KINDS)
@@ -215,5 +221,21 @@ def _record(candidate: _Candidate, status: PluginStatus, reason: str | None = No
     )
 
 
-def _last_line(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+def _reason(error: BaseException, origin: str) -> str:
+    """The last line of the traceback, and the line of the plugin that raised."""
+    if isinstance(error, pluggy.PluginValidationError):
+        what, unknown_hook, _ = str(error).partition(" in plugin <")
+        allowed = f"; there are: {', '.join(KINDS)}" if unknown_hook else ""
+        return f"{' '.join(what.split())}{allowed}"
+    words = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return f"{words}{_place(error, origin)}"
+
+
+def _place(error: BaseException, origin: str) -> str:
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return f" ({Path(error.filename).name}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or frames[-1].filename == __file__:
+        return ""
+    own = [frame for frame in frames if frame.filename == origin] or frames
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})"

@@ -14,6 +14,8 @@ from muai_core.config import ConfigError
 from muai_core.config.errors import Problem, report
 
 GOLDEN = Path(__file__).parent / "golden"
+#: Read before any fixture tidies the environment.
+UPDATE = bool(os.environ.get("MUAI_UPDATE_GOLDEN"))
 CASES = sorted(path.stem for path in GOLDEN.glob("*.yaml"))
 
 
@@ -51,7 +53,7 @@ def test_mistake_has_exactly_this_text(case: str, folder: Path, load) -> None:
         load(f"{case}.yaml", _marked(text.decode(), "# set: "), environ)
     told = report([_without(problem, folder) for problem in raised.value.problems]) + "\n"
     golden = GOLDEN / f"{case}.txt"
-    if os.environ.get("MUAI_UPDATE_GOLDEN"):
+    if UPDATE:
         golden.write_text(told)
     assert told == golden.read_text()
 

@@ -104,7 +104,7 @@ def test_a_local_file_is_loaded_by_its_path(tmp_path: Path) -> None:
         ("def muai_engines():\n    return []", "registers nothing"),
         (
             "from muai_core import hookimpl\n@hookimpl\ndef muai_engine():\n    return []",
-            "unknown hook 'muai_engine'",
+            "unknown hook 'muai_engine'; there are: muai_device_sources, muai_allocation_strat",
         ),
         (
             "from muai_core import hookimpl\n@hookimpl\ndef muai_engines(config):\n    return []",
@@ -131,7 +131,7 @@ def test_a_local_file_is_loaded_by_its_path(tmp_path: Path) -> None:
             "muai_engines must return Engine instances",
         ),
         (GOOD.format(strategy="x").replace("[First()]", "[First]"), "must return AllocationStra"),
-        (GOOD.format(strategy="x").replace("[First()]", "First()"), "not iterable"),
+        (GOOD.format(strategy="x").replace("[First()]", "First()"), "must return a list, got"),
         (GOOD.format(strategy="x").replace("def place", "def put"), "abstract"),
         (GOOD.format(strategy=""), "has no name"),
         (GOOD.format(strategy="x").replace('name = "x"', "name = 7"), "has no name"),
@@ -166,6 +166,24 @@ def test_a_broken_plugin_fails_alone_and_says_why(
     assert (
         type(plugins.allocation_strategies["balanced"]).__module__ == "muai_core.planning.balanced"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "place"),
+    [
+        ("x = 1\nimport no_such_module_xyz", "(mine.py:2)"),
+        ("x = 1\ndef broken(:", "(mine.py:2)"),
+        ("import json\n\njson.loads('{')", "(mine.py:3)"),
+        (
+            "from muai_core import hookimpl\n@hookimpl\ndef muai_engines():\n    return 1 / 0",
+            "(mine.py:4)",
+        ),
+    ],
+)
+def test_the_reason_names_the_line_of_the_plugin(tmp_path: Path, code: str, place: str) -> None:
+    [failed] = load(local(tmp_path, code)).failed()
+    assert failed.reason is not None
+    assert failed.reason.endswith(place)
 
 
 def test_an_interrupt_is_not_a_plugin_failure(tmp_path: Path) -> None:
