@@ -13,10 +13,19 @@ import os
 from typing import Any
 
 import msgspec
+from hostile_world import (
+    DEVICES,
+    GIB,
+    OUTCOMES,
+    TOTAL,
+    fleets,
+    hostile_events,
+    outcome,
+    some_devices,
+)
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from msgspec import structs
 
 from muai_core.control import actions as act
 from muai_core.control import events as ev
@@ -26,117 +35,13 @@ from muai_core.control.lifecycle import ReplicaState
 from muai_core.control.plane import ControlPlane
 from muai_core.control.recovery import Ladder
 from muai_core.control.state import ControlSettings
-from muai_core.model.deployment import Affinity, Deployment
-from muai_core.model.device import Device, DeviceReading, Health, Inventory
+from muai_core.model.deployment import Deployment
+from muai_core.model.device import DeviceReading, Health, Inventory
 from muai_core.model.placement import Unplaceable
 from muai_core.planning.balanced import Balanced
 
 EFFORT = int(os.environ.get("MUAI_TEST_EFFORT", "1"))
-GIB = 1024**3
-TOTAL = 80 * GIB
-NAMES = ("chat", "embed", "code")
 COUNTERS = ("now_s", "applied", "stale", "rejected")
-
-DEVICES = tuple(
-    Device(
-        uuid=f"gpu{i}",
-        node=f"n{i // 4}",
-        index=i % 4,
-        kind="gpu",
-        platform="cuda" if i < 6 else "cpu",
-        name="GPU",
-        memory_total_bytes=TOTAL,
-        island=f"i{i // 2}",
-    )
-    for i in range(7)
-)
-
-OUTCOMES: dict[type[ev.ReplicaFact], dict[str, Any]] = {
-    ev.ReplicaSpawned: {"pid": 100},
-    ev.ReplicaProgressed: {"stage": "load"},
-    ev.ReplicaReady: {"endpoint": "http://127.0.0.1:2"},
-    ev.ReplicaStartFailed: {"cause": "late news"},
-    ev.ReplicaExited: {"cause": "late news"},
-    ev.ReplicaDrained: {},
-    ev.ReplicaReleased: {},
-}
-
-wishes = st.builds(
-    Deployment,
-    name=st.sampled_from(NAMES),
-    source=st.sampled_from(["one", "two"]),
-    engine=st.just("simulated"),
-    replicas=st.sampled_from([1, 2, 3, 0]),
-    tensor_parallel_size=st.sampled_from([1, 1, 2]),
-    pipeline_parallel_size=st.sampled_from([1, 1, 2]),
-    platforms=st.sampled_from([("cuda",), ("cuda", "cpu"), ("cpu", "cuda")]),
-    affinity=st.sampled_from([Affinity(), Affinity(nodes=("n0",)), Affinity(devices=("1", "2"))]),
-    memory_bytes_per_device=st.sampled_from([None, 10 * GIB, 30 * GIB, 70 * GIB]),
-)
-fleets = st.lists(wishes, min_size=1, max_size=3, unique_by=lambda wish: wish.name)
-readings = st.builds(
-    lambda health, foreign: (health, foreign),
-    st.sampled_from([Health.HEALTHY] * 5 + [Health.DEGRADED, Health.FAILED, Health.UNKNOWN]),
-    st.sampled_from([None, None, 0, 20 * GIB, 500 * GIB]),
-)
-some_devices = st.dictionaries(st.sampled_from(range(7)), readings, min_size=3)
-names = st.one_of(
-    st.sampled_from([f"{name}.{i}" for name in NAMES for i in range(3)]),
-    st.sampled_from(["", "chat", "chat.", ".0", "chat.x", "chat.-1", "chat." + "9" * 5000]),
-)
-epochs = st.integers(-1, 6) | st.sampled_from([2**62, -(2**62)])
-
-
-def hostile_events() -> st.SearchStrategy[ev.Event]:
-    """Anything that decodes as an event about replicas that may or may not exist."""
-    about = {"replica_id": names, "epoch": epochs}
-    text = st.sampled_from(["", "x", "cause"])
-    return st.one_of(
-        st.builds(ev.ReplicaSpawned, **about, pid=st.integers(-2, 9)),
-        st.builds(ev.ReplicaProgressed, **about, stage=text),
-        st.builds(ev.ReplicaReady, **about, endpoint=text),
-        st.builds(ev.ReplicaStartFailed, **about, cause=text),
-        st.builds(ev.ReplicaExited, **about, cause=text),
-        st.builds(ev.ReplicaDrained, **about),
-        st.builds(ev.ReplicaReleased, **about),
-        st.builds(ev.DeviceSourceFailed, source=text, reason=text),
-        st.builds(
-            ev.ReplicasObserved,
-            observed_at_s=st.sampled_from([-1.0, 0.0, 5.0, 1e12]),
-            sightings=st.lists(st.builds(ev.ReplicaSighting, names, epochs), max_size=3).map(tuple),
-        ),
-        st.builds(
-            lambda inventory: ev.DevicesObserved(inventory=inventory),
-            st.sampled_from(
-                [
-                    _inventory("gpus", 1e12, DEVICES[0]),
-                    _inventory("gpus", 1e11, DEVICES[0], DEVICES[0]),
-                    _inventory("other", 0.0, DEVICES[0]),
-                    _inventory("other", 0.0, structs.replace(DEVICES[0], memory_total_bytes=-1)),
-                ]
-            ),
-        ),
-        st.builds(
-            ev.DeploymentsDesired,
-            deployments=st.sampled_from(
-                [
-                    (_wish("chat", replicas=-1),),
-                    (_wish("chat", replicas=10**9),),
-                    (_wish("chat"), _wish("chat")),
-                    (_wish("chat", tensor_parallel_size=0),),
-                    (_wish("chat", memory_bytes_per_device=-1),),
-                ]
-            ),
-        ),
-    )
-
-
-def _inventory(source: str, observed_at_s: float, *devices: Device) -> Inventory:
-    return Inventory(source=source, observed_at_s=observed_at_s, devices=devices)
-
-
-def _wish(name: str, **changes: Any) -> Deployment:
-    return Deployment(name=name, source="one", engine="simulated", platforms=("cuda",), **changes)
 
 
 class Incarnation:
@@ -261,7 +166,7 @@ class PlaneMachine(RuleBasedStateMachine):
     def outcome_out_of_turn(self, data: st.DataObject, kind: type[ev.ReplicaFact]) -> None:
         """Any outcome of anything that was ever started, whatever has become of it since."""
         if self.world:
-            event = _outcome(kind, data.draw(st.sampled_from(list(self.world))))
+            event = outcome(kind, data.draw(st.sampled_from(list(self.world))))
             if not self._false_proof(event):
                 self._step(event)
 
@@ -273,10 +178,10 @@ class PlaneMachine(RuleBasedStateMachine):
         for key in self.world:
             replica = replicas.get(key[0])
             if replica is None or key[1] < replica.epoch:
-                late += [_outcome(kind, key) for kind in OUTCOMES]
+                late += [outcome(kind, key) for kind in OUTCOMES]
             elif replica.state in (ReplicaState.STOPPING, ReplicaState.RELEASING):
                 signs = (ev.ReplicaProgressed, ev.ReplicaReady, ev.ReplicaDrained)
-                late += [_outcome(kind, key) for kind in signs]
+                late += [outcome(kind, key) for kind in signs]
         self._step()
         before = _essence(self.plane)
         assert self._step(*(event for event in late if not self._false_proof(event))) == []
@@ -472,11 +377,6 @@ class PlaneMachine(RuleBasedStateMachine):
             for uuid, claim in one.claims.items() if one.alive else ():
                 used[uuid] = used.get(uuid, 0) + claim
         assert all(total <= TOTAL for total in used.values()), used
-
-
-def _outcome(kind: type[ev.ReplicaFact], key: tuple[str, int]) -> ev.ReplicaFact:
-    about = {"event": kind.__name__, "replica_id": key[0], "epoch": key[1]}
-    return msgspec.convert({**about, **OUTCOMES[kind]}, kind)
 
 
 def _held(plane: ControlPlane) -> set[Any]:
