@@ -185,6 +185,7 @@ def test_schema_of_the_installed_plugins_accepts_the_examples() -> None:
     from muai_core import builtin
 
     schema = json_schema(builtin.load(environ={}))
-    examples = Path(__file__).parents[2] / "examples"
-    for path in examples.glob("*.yaml"):
+    examples = list((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+    assert examples
+    for path in examples:
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)

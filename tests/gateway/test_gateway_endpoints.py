@@ -72,9 +72,8 @@ async def test_the_body_reaches_the_engine_byte_for_byte(door, healthy):
     engine_url = door.url + "/v1/chat/completions"
     headers = {"Content-Type": "application/json; charset=utf-8"}
     async with door.session.post(engine_url, data=body, headers=headers) as response:
-        assert response.status in (200, 500)
-    await door.reported()
-    assert engine.bodies == [body] * len(engine.bodies)
+        assert response.status == 200
+    assert engine.bodies == [body]
 
 
 async def test_a_body_just_within_the_limit_reaches_the_engine_whole(door, healthy):

@@ -84,6 +84,7 @@ async def test_a_source_that_recovers_is_heard_again() -> None:
     watched.monitor.start()
     await watched.until(lambda: watched.inventories("shaky") > 0)
     await watched.monitor.close()
+    assert watched.failures("shaky") == ["OSError: no driver at call 1"]
 
 
 async def test_a_stuck_source_delays_nobody(monkeypatch: Any) -> None:
