@@ -163,6 +163,7 @@ def test_end_of_sequence_and_stop_strings(tiny_model: LoadedModel) -> None:
     assert [d.finish_reason for d in deltas[:-1]] == [None] * (len(deltas) - 1)
 
 
+@pytest.mark.timeout(600)
 def test_smollm2_sixteen_mixed_lengths_equal_generate(smollm2_model: LoadedModel) -> None:
     words = [
         "The",
