@@ -15,6 +15,11 @@ from muai_core.config.errors import printable
 
 UNKNOWN = "-"
 
+#: Blanks between two columns on a terminal.
+_GAP = 2
+#: Columns of text are not made narrower than this.
+_PROSE_AT_LEAST = 16
+
 _STYLES = {
     "ready": "green",
     "healthy": "green",
@@ -82,16 +87,48 @@ def plain_table(
 def _draw(
     headings: Sequence[str], rows: Sequence[Sequence[str]], aligned_right: Sequence[bool]
 ) -> None:
+    """Columns without any value are left out; where it is narrow, only text is broken."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for heading, right in zip(headings, aligned_right, strict=True):
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console().print(table)
+    shown = [i for i in range(len(headings)) if not rows or any(row[i] != UNKNOWN for row in rows)]
+    columns = [[headings[i], *(row[i] for row in rows)] for i in shown]
+    right = [aligned_right[i] for i in shown]
+    widths = [max(map(cell_len, column)) for column in columns]
+    prose = [
+        not number and _is_prose(column) for number, column in zip(right, columns, strict=True)
+    ]
+    lines = [
+        [Text(cell, style=_STYLES.get(cell, "") if line else "bold") for cell in cells]
+        for line, cells in enumerate(zip(*columns, strict=True))
+    ]
+    console = Console()
+    least = [
+        min(width, _PROSE_AT_LEAST) if text else width
+        for text, width in zip(prose, widths, strict=True)
+    ]
+    if sum(least) + _GAP * (len(shown) - 1) > console.width:
+        # Too narrow for whole names and numbers: as in a plain table, the terminal breaks lines.
+        for cells in lines:
+            for cell, width, number in zip(cells, widths, right, strict=True):
+                cell.align("right" if number else "left", width)
+            joined = Text(" " * _GAP).join(cells)
+            joined.rstrip()
+            console.print(joined, soft_wrap=True)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for number, text in zip(right, prose, strict=True):
+        table.add_column(justify="right" if number else "left", overflow="fold", no_wrap=not text)
+    for cells in lines:
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _is_prose(texts: Sequence[str]) -> bool:
+    """Whether a column holds text that may be broken between words."""
+    return any(" " in text and len(text) > _PROSE_AT_LEAST for text in texts)
 
 
 def note(text: str) -> None:

@@ -67,6 +67,47 @@ def test_the_state_directory_follows_the_environment(tmp_path: Path) -> None:
     assert default_state_dir({"MUAI_STATE_DIR": "s"}) == Path.cwd() / "s"
 
 
+DEVICE_HEADINGS = ["device", "name", "memory", "power", "reason"]
+DEVICE = ["rack-1/gpu0", "NVIDIA H100 80GB HBM3", "79.65 GiB", "-"]
+REASON = "XID 79: GPU has fallen off the bus"
+
+
+def drawn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> list[str]:
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    output.print_table(DEVICE_HEADINGS, [[*DEVICE, "-"], [*DEVICE, REASON]], "memory")
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_wide_terminal_shows_each_row_on_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heading, well, unwell = drawn(monkeypatch, capsys, 120)
+    assert heading.split() == ["device", "name", "memory", "reason"], "power is not known"
+    assert well == "rack-1/gpu0  NVIDIA H100 80GB HBM3  79.65 GiB  -"
+    assert unwell.endswith(REASON)
+
+
+def test_a_terminal_that_is_narrower_breaks_text_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = drawn(monkeypatch, capsys, 60)
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 60
+    assert sum("rack-1/gpu0" in line and "79.65 GiB" in line for line in lines) == 2
+
+
+def test_a_narrow_terminal_breaks_lines_and_no_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heading, well, unwell = drawn(monkeypatch, capsys, 40)
+    assert heading.split() == ["device", "name", "memory", "reason"]
+    assert well == "rack-1/gpu0  NVIDIA H100 80GB HBM3  79.65 GiB  -"
+    assert unwell.endswith(REASON)
+
+
 def on_a_terminal(environ: dict[str, str]) -> bytes:
     """What `muai plugins` writes when its stdout is a terminal."""
     ours, theirs = pty.openpty()
