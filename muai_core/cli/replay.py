@@ -68,7 +68,12 @@ def command(journal: Path, verbose: bool, as_json: bool, files: tuple[Path, ...]
         reader = JournalReader(journal)
         plugins = builtin.load(files or tuple(map(Path, reader.header.plugins)))
         found = Replay(reader, plugins, click.echo if verbose else None).run()
-    except (OSError, JournalError) as error:
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        click.echo(f"Error: {journal}: {error.strerror or error}", err=True)
+        sys.exit(EXIT_NO_JOURNAL)
+    except JournalError as error:
         click.echo(f"Error: {printable(str(error))}", err=True)
         sys.exit(EXIT_NO_JOURNAL)
     click.echo(json.dumps(to_builtins(found), indent=2) if as_json else summary(found))

@@ -150,3 +150,24 @@ def test_another_process_with_another_hash_seed_agrees(journal: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(journal: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [sys.executable, "-m", "muai_core.cli.main", "replay", "--verbose", str(journal)],
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(writes)
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(("name", "reason"), [("", "Is a directory"), ("gone", "No such file")])
+def test_what_is_no_file_is_named(tmp_path: Path, name: str, reason: str) -> None:
+    result = replayed(tmp_path / name)
+    assert result.exit_code == 2
+    assert f"Error: {tmp_path / name}: {reason}" in result.output
