@@ -65,6 +65,7 @@ def test_a_kill_under_load_is_not_seen_by_clients_and_the_replica_returns(
     answers = asyncio.run(ask_while(running.url, 8, lambda: os.killpg(victim.pid, signal.SIGKILL)))
 
     assert [status for status, _ in answers] == [200] * 24
+    eventually("chat.0's loss is noticed", lambda: restarts(running) == 1)
     eventually("chat.0 back", lambda: running.status()["models"]["chat"]["ready"] == 2)
     assert restarts(running) == 1
     assert "killed by SIGKILL" in running.text()
