@@ -35,6 +35,8 @@ from muai_core.plugin.recovery import RecoveryPolicy
 
 # Insertion order is part of the state: it decides who is placed first, so it must survive.
 _ENCODER = msgspec.json.Encoder()
+#: How many different reasons for an ignored event are told apart.
+_COUNTED_REASONS = 200
 
 
 class ControlPlane:
@@ -103,11 +105,11 @@ class ControlPlane:
         kind = type(event).__name__
         match verdict:
             case None:
-                state.applied[kind] = state.applied.get(kind, 0) + 1
+                _count(state.applied, kind)
             case facts.Stale(why=why):
-                state.stale[f"{kind}: {why}"] = state.stale.get(f"{kind}: {why}", 0) + 1
+                _count(state.stale, f"{kind}: {why}")
             case facts.Illegal(why=why):
-                state.rejected[f"{kind}: {why}"] = state.rejected.get(f"{kind}: {why}", 0) + 1
+                _count(state.rejected, f"{kind}: {why}")
 
     def _expire(self) -> None:
         """Act on every deadline that has passed. No outcome means: ask again, or ask for more."""
@@ -225,3 +227,10 @@ class ControlPlane:
             return None
         replicas = [turn.state.replicas[key] for key in turn.members.get(name, {})]
         return routes.routes_of(deployment, replicas)
+
+
+def _count(table: dict[str, int], key: str) -> None:
+    """Count one more. Reasons may name devices without end; what is beyond the limit is summed."""
+    if key not in table and len(table) >= _COUNTED_REASONS:
+        key = f"{key.partition(':')[0]}: other reasons"
+    table[key] = table.get(key, 0) + 1
