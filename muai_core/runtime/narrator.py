@@ -1,4 +1,4 @@
-"""What `muai run` tells on the way: one line for each step of a replica's life."""
+"""What `muai run` tells on the way: each step of a replica's life, each device that is unwell."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,6 +6,8 @@ from muai_core.control import actions as act
 from muai_core.control import events as ev
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.control.state import State
+from muai_core.model.device import Device, Health
+from muai_core.planning.wording import one_line
 
 #: Told a severity (info, good, bad) and a line.
 Tell = Callable[[str, str], None]
@@ -19,6 +21,8 @@ class Narrator:
         self._last: dict[str, str] = {}
         self._blocked: dict[str, str] = {}
         self._sources: dict[str, str] = {}
+        #: UUID → the name of a device that is unwell, and how it was told.
+        self._unwell: dict[str, tuple[str, str]] = {}
         self._rejections_told: set[str] = set()
 
     def follow(
@@ -29,6 +33,7 @@ class Narrator:
             self._event(state, event)
         for action in actions:
             self._action(action)
+        self._tell_devices(state)
         self._tell_blocked(state)
         self._tell_rejected(state)
 
@@ -64,9 +69,7 @@ class Narrator:
     def _action(self, action: act.Action) -> None:
         match action:
             case act.StartReplica():
-                devices = ", ".join(
-                    f"{device.node}/{device.kind}{device.index}" for device in action.devices
-                )
+                devices = ", ".join(map(_name, action.devices))
                 self._once(
                     action.replica_id,
                     "info",
@@ -74,6 +77,22 @@ class Narrator:
                 )
             case act.StopReplica():
                 self._once(action.replica_id, "info", f"stopping: {action.reason}")
+
+    def _tell_devices(self, state: State) -> None:
+        for uuid, record in state.devices.items():
+            told = self._unwell.get(uuid)
+            if record.health is Health.HEALTHY:
+                if told is not None:
+                    self.tell("good", f"{told[0]}: healthy again")
+                    del self._unwell[uuid]
+                continue
+            reason = one_line(record.health_reason or "")
+            words = ": ".join(filter(None, (record.health.value, reason)))
+            if told is None or told[1] != words:
+                self._unwell[uuid] = (_name(record.device), words)
+                self.tell("bad", f"{_name(record.device)}: {words}")
+        for uuid in [one for one in self._unwell if one not in state.devices]:
+            del self._unwell[uuid]
 
     def _tell_blocked(self, state: State) -> None:
         for replica in state.replicas.values():
@@ -94,3 +113,7 @@ class Narrator:
         if self._last.get(replica_id) != line:
             self._last[replica_id] = line
             self.tell(severity, f"{replica_id}: {line}")
+
+
+def _name(device: Device) -> str:
+    return f"{device.node}/{device.kind}{device.index}"
