@@ -73,7 +73,6 @@ async def _serve(controller: "Controller", tell: Callable[[str, str], None]) -> 
         elif len(received) == 1 and number != signal.SIGQUIT:
             controller.stop()
         else:
-            tell("bad", "killing every engine")
             controller.kill()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):

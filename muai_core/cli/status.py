@@ -32,7 +32,8 @@ def print_status(status: dict[str, Any]) -> None:
     from muai_core.cli.devices import print_devices, source_complaints
 
     uptime = duration(status["uptime_s"])
-    paragraph(f"muai {status['version']}, pid {status['pid']}, {status['state']} for {uptime}")
+    state = "running" if status["state"] == "running" else f"{status['state']}, up"
+    paragraph(f"muai {status['version']}, pid {status['pid']}, {state} for {uptime}")
     gateway = status["gateway"]
     in_flight = counted(gateway["requests_in_flight"], "request")
     paragraph(f"gateway {gateway['address'] or 'not listening yet'}, {in_flight} in flight")

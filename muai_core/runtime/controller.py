@@ -173,6 +173,7 @@ class Controller:
     def kill(self) -> None:
         """End every engine at once, whatever it is doing; `run` returns right after."""
         self._killed = True
+        self._narrator.killing()
         left = self.supervisor.kill_all()
         for words in left:
             _log.error("still alive after SIGKILL: %s", words)

@@ -24,6 +24,12 @@ class Narrator:
         #: UUID → the name of a device that is unwell, and how it was told.
         self._unwell: dict[str, tuple[str, str]] = {}
         self._rejections_told: set[str] = set()
+        self._ending = False
+
+    def killing(self) -> None:
+        """Call it when the engines are to end at once."""
+        self._ending = True
+        self.tell("bad", "killing every engine")
 
     def follow(
         self, state: State, events: Iterable[ev.Event], actions: Iterable[act.Action]
@@ -40,8 +46,10 @@ class Narrator:
     def _event(self, state: State, event: ev.Event) -> None:
         match event:
             case ev.ReplicaProgressed():
+                # At the stage `ready` it has yet to answer its first request.
+                stage = "loaded" if event.stage == "ready" else event.stage
                 detail = f": {event.detail}" if event.detail else ""
-                self._once(event.replica_id, "info", f"{event.stage}{detail}")
+                self._once(event.replica_id, "info", f"{stage}{detail}")
             case ev.ReplicaReady():
                 self._once(event.replica_id, "good", f"ready at {event.endpoint}")
             case ev.ReplicaStartFailed() | ev.ReplicaExited():
@@ -51,7 +59,9 @@ class Narrator:
                     self._sources[event.source] = event.reason
                     self.tell("bad", f"device source {event.source}: {event.reason}")
             case ev.ShutdownRequested():
-                self.tell("info", "stopping: requests in flight may finish")
+                if not self._ending:
+                    self.tell("info", "stopping: requests in flight may finish")
+                self._ending = True
 
     def _lost(self, state: State, event: ev.ReplicaStartFailed | ev.ReplicaExited) -> None:
         replica = state.replicas.get(event.replica_id)

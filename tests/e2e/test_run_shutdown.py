@@ -88,3 +88,19 @@ def test_muai_stop_stops_a_running_controller(
     assert done.returncode == 0, done.stderr
     assert running.wait_end() == 0
     assert running.engines() == []
+
+
+def test_muai_stop_now_kills_and_says_so(
+    run_muai: Any, run_command: Any, simulated_config: Any
+) -> None:
+    config = simulated_config(faults={"refuse_to_die": True})
+    config["recovery"]["stop_grace_s"] = 600
+    running = run_muai(config)
+    running.wait_ready("chat")
+    done = run_command("stop", "--now", "--state-dir", str(running.state_dir))
+
+    assert done.returncode == 0, done.stderr
+    running.wait_end()
+    assert running.text().count("killing every engine") == 1
+    assert "may finish" not in running.text()
+    assert running.engines() == []
