@@ -5,10 +5,20 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 #: Proxies would catch what tests ask of 127.0.0.1; colours and widths would change what is printed.
 UNWANTED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES")
 OF_THE_TESTS = "MUAI_TEST_"
+
+# The same examples every time, so that a failure is the change's; MUAI_TEST_EFFORT looks for more.
+settings.register_profile(
+    "muai",
+    deadline=None,
+    derandomize="MUAI_TEST_EFFORT" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("muai")
 
 
 @pytest.fixture(scope="session", autouse=True)

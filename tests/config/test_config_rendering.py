@@ -120,7 +120,7 @@ def test_every_yaml_reader_understands_scalars_alike(value: object) -> None:
     }
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_one_changed_value_is_an_error_there_or_a_config(load, write, data) -> None:
     tree = yaml.safe_load(FULL)

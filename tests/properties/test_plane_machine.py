@@ -6,7 +6,8 @@ invariants must hold, a plane restored from the snapshot must have done exactly 
 device may hold more living processes' bytes than it has. At the end faults stop, and every replica
 that can be placed must become ready.
 
-`MUAI_TEST_EFFORT=20` runs twenty times as many examples.
+The examples are the same in every run. `MUAI_TEST_EFFORT=20` runs twenty times as many, and new
+ones each time.
 """
 
 import os
