@@ -6,8 +6,7 @@ invariants must hold, a plane restored from the snapshot must have done exactly 
 device may hold more living processes' bytes than it has. At the end faults stop, and every replica
 that can be placed must become ready.
 
-The examples are the same in every run. `MUAI_TEST_EFFORT=20` runs twenty times as many, and new
-ones each time.
+The examples are the same in every run; `MUAI_TEST_EFFORT=20` runs twenty times as many new ones.
 """
 
 import os
