@@ -1,6 +1,8 @@
-# make run    install what the quickstart needs into .venv, then serve it      (ARGS= for more arguments)
+# make run    install what the quickstart needs into .venv, then serve it
+#             (CONFIG= for another config, ARGS= for more arguments of muai run)
+# make setup  only install what the quickstart needs
 # make test   install what the checks need too, then run everything that CI runs
-# make bench  the benchmarks behind docs/benchmarks.md
+# make clean  remove .venv and what builds leave behind
 PYTHON ?= python3
 CONFIG ?= examples/quickstart.yaml
 ARGS ?=
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 MANIFESTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: run test setup setup-test check docs bench clean
+.PHONY: run test setup setup-test check clean
 .DELETE_ON_ERROR:
 
 run: setup
