@@ -27,5 +27,3 @@ class TransformersOptions(BaseModel):
     """Keep the unpacked weights of a GGUF file under the user's cache folder for the next start."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
-    allow_hub: bool = False
-    """Download the model from a hub when it is not in the local cache."""

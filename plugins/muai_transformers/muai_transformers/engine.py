@@ -37,16 +37,8 @@ class TransformersEngine(Engine):
             return Suitability(False, str(error))
         if facts.unsupported:
             return Suitability(False, f"{deployment.source} {facts.unsupported}")
-        if source.hub_name is None:
-            kind = "GGUF file" if source.gguf_file else "Hugging Face folder"
-            return Suitability(True, f"loads a {kind}")
-        if _options(deployment).allow_hub:
-            return Suitability(True, "downloads it from the model hub, as allow_hub says")
-        return Suitability(
-            False,
-            f"{deployment.source} is no folder, no .gguf file and no package: resource here; "
-            "a model of a hub needs engine_options.allow_hub: true",
-        )
+        kind = "GGUF file" if source.gguf_file else "Hugging Face folder"
+        return Suitability(True, f"loads a {kind}")
 
     def check(self, deployment: Deployment) -> tuple[Complaint, ...]:
         complaints = [
@@ -91,7 +83,6 @@ class TransformersEngine(Engine):
         for flag, wanted in (
             ("--no-cache", not options.keep_unpacked),
             ("--trust-remote-code", options.trust_remote_code),
-            ("--allow-hub", options.allow_hub),
         ):
             if wanted:
                 argv.append(flag)

@@ -47,9 +47,7 @@ def read_facts(source: ModelSource) -> ModelFacts:
     """Reads the headers. Raises OSError or ValueError when a file is not what it claims to be."""
     if source.gguf_path is not None:
         return _gguf_facts(source.gguf_path)
-    if source.folder is not None:
-        return _folder_facts(source.folder)
-    return ModelFacts()
+    return _folder_facts(source.folder)
 
 
 def _folder_facts(folder: Path) -> ModelFacts:

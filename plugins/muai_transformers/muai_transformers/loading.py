@@ -46,7 +46,7 @@ def load(options: LoadOptions) -> LoadedModel:
     disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = choose_dtype(options.dtype, options.device)
     if options.source.gguf_file is None:
-        return _from_folder(options.source.name_or_path, dtype, options)
+        return _from_folder(str(options.source.folder), dtype, options)
     unpacked = _unpacked_folder(options, dtype)
     if unpacked is not None and unpacked.is_dir():
         _logger.info("using the unpacked weights in %s", unpacked)

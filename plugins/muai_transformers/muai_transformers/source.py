@@ -16,23 +16,14 @@ class SourceError(ValueError):
 
 
 class ModelSource(Struct, frozen=True):
-    """A folder in Hugging Face layout, or the GGUF file `gguf_file` inside `folder`.
+    """A folder in Hugging Face layout, or the GGUF file `gguf_file` inside `folder`."""
 
-    With `hub_name`, neither exists here: the name is one of a model hub or its local cache.
-    """
-
-    folder: Path | None = None
+    folder: Path
     gguf_file: str | None = None
-    hub_name: str | None = None
 
     @property
     def gguf_path(self) -> Path | None:
-        return self.folder / self.gguf_file if self.folder and self.gguf_file else None
-
-    @property
-    def name_or_path(self) -> str:
-        """What transformers' `from_pretrained` takes."""
-        return self.hub_name or str(self.folder)
+        return self.folder / self.gguf_file if self.gguf_file else None
 
 
 def find_source(source: str) -> ModelSource:
@@ -46,9 +37,6 @@ def find_source(source: str) -> ModelSource:
     path = Path(source).expanduser()
     if path.exists():
         return _at(path, source)
-    looks_like_hub_name = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
-    if looks_like_hub_name and not source.endswith(".gguf"):
-        return ModelSource(hub_name=source)
     raise SourceError(f"{source}: no such file or folder ({path.absolute()})")
 
 

@@ -34,15 +34,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--cache-folder", type=Path, help="where unpacked GGUF weights are kept")
     parser.add_argument("--no-cache", action="store_true", help="unpack GGUF at every start")
     parser.add_argument("--trust-remote-code", action="store_true")
-    parser.add_argument("--allow-hub", action="store_true", help="download from a model hub")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str]) -> int:
     """Serves until told to stop. Returns the exit status; 2: the arguments are wrong."""
     arguments = parse_arguments(argv)
-    if not arguments.allow_hub:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars make a log unreadable
     # By default the threads of a pass spin for milliseconds when they wait for each other, and
     # take the core from the very thread they wait for. libgomp reads this when torch loads it.

@@ -90,17 +90,11 @@ def test_sources_that_are_not_there() -> None:
         ("package:json/../os.py", "no ../os.py"),
         ("/no/such/folder", "no such file or folder"),
         ("./model.gguf", "no such file or folder"),
+        ("organisation/name", "no such file or folder"),
     ):
         with pytest.raises(SourceError, match=words):
             find_source(source)
         assert words in ENGINE.suits(deployment(source)).reason
-
-
-def test_hub_names_need_permission() -> None:
-    refused = ENGINE.suits(deployment("org/model"))
-    assert not refused.suitable
-    assert "allow_hub: true" in refused.reason
-    assert ENGINE.suits(deployment("org/model", engine_options={"allow_hub": True})).suitable
 
 
 def test_other_kinds_of_model_do_not_suit(tmp_path: Path) -> None:
