@@ -26,7 +26,7 @@ def command(file: str | None, as_json: bool) -> None:
     from muai_core import builtin
     from muai_core.runtime.status import plugins_view
 
-    plugins = builtin.load() if file is None else _plugins_of(file)
+    plugins = builtin.load() if file is None else plugins_of(file)
     view = plugins_view(plugins.records, muai_core.__version__)
     if as_json:
         print_json(view)
@@ -34,7 +34,7 @@ def command(file: str | None, as_json: bool) -> None:
         _print(view)
 
 
-def _plugins_of(file: str) -> "Plugins":
+def plugins_of(file: str) -> "Plugins":
     """What the config loads, even when it is wrong otherwise. Raises ConfigError if unreadable."""
     from muai_core import builtin
     from muai_core.config import ConfigError, load_config

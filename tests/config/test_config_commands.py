@@ -120,6 +120,23 @@ def test_schema_is_valid_and_knows_installed_plugins(muai) -> None:
     assert "simulated" in schema["$defs"]["ModelConfig"]["properties"]["engine"]["enum"]
 
 
+def test_schema_of_a_config_knows_its_local_plugins(muai) -> None:
+    Path("own.py").write_text(
+        "from muai_core import AllocationStrategy, hookimpl\n"
+        "class Own(AllocationStrategy):\n"
+        "    name = 'own'\n"
+        "    def place(self, request, fleet): ...\n"
+        "@hookimpl\ndef muai_allocation_strategies():\n    return [Own()]\n"
+    )
+    text = GOOD + "plugins: [own.py]\nallocation: {strategy: own}\n"
+    Path("muai.yaml").write_text(text)
+    status, out, _ = muai("schema", "muai.yaml")
+    assert status == 0
+    jsonschema.validate(yaml.safe_load(text), json.loads(out))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text), json.loads(muai("schema")[1]))
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\xfe\x00", b"models: [", b"a: &a [*a]", b"- 1", None]
 )
