@@ -103,26 +103,31 @@ def test_kill_9_under_eight_requests_is_not_seen(quickstart: Any, eventually: An
     eventually("both", lambda: quickstart.status()["models"]["smollm2"]["ready"] == 2, 300)
     victim = quickstart.engine_of("smollm2.0")
 
-    async def eight_and_a_kill() -> list[str]:
+    story: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell me a story."}]
+
+    async def eight_and_a_kill() -> list[tuple[str, int]]:
         async with openai.AsyncOpenAI(
             base_url=f"{quickstart.url}/v1", api_key="none", max_retries=0, timeout=300
         ) as client:
 
-            async def ask() -> str:
+            async def ask() -> tuple[str, int]:
                 answer = await client.chat.completions.create(
-                    model="smollm2", messages=QUESTION, temperature=0
+                    model="smollm2", messages=story, temperature=0, max_tokens=64
                 )
-                return answer.choices[0].message.content or ""
+                assert answer.usage is not None
+                return answer.choices[0].finish_reason, answer.usage.completion_tokens
 
             asking = [asyncio.create_task(ask()) for _ in range(8)]
-            for _ in range(10_000):
+            while not any(task.done() for task in asking):
                 _, health = await asyncio.to_thread(quickstart.get, "/health")
-                if health["controller"]["requests_in_flight"] >= 8:
+                if health["controller"]["requests_in_flight"] == 8:
                     break
+            assert not any(task.done() for task in asking)
             os.killpg(victim.pid, signal.SIGKILL)
             return list(await asyncio.gather(*asking))
 
-    assert asyncio.run(eight_and_a_kill()) == [ANSWER] * 8
+    assert asyncio.run(eight_and_a_kill()) == [("length", 64)] * 8
+    eventually("noticed", lambda: "killed by SIGKILL" in quickstart.text())
     eventually("back", lambda: quickstart.status()["models"]["smollm2"]["ready"] == 2, 300)
 
 
