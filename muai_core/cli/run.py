@@ -76,9 +76,11 @@ async def _serve(controller: "Controller", tell: Callable[[str, str], None]) -> 
             controller.kill()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        # nohup asks for SIGHUP to be ignored.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, on_signal, number)
+        # nohup asks for SIGHUP to be ignored. A shell script's `&` ignores SIGINT too, without
+        # having been asked, and whoever sends one from there means it.
+        if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue
+        loop.add_signal_handler(number, on_signal, number)
     try:
         await running
     except asyncio.CancelledError:

@@ -43,6 +43,22 @@ def test_a_signal_lets_the_stream_finish_and_leaves_no_process(
     assert running.engines() == []
 
 
+def test_sigint_stops_what_a_script_started_in_the_background(
+    run_muai: Any, simulated_config: Any
+) -> None:
+    # The shell starts `muai run ... &` in a script with SIGINT ignored; children inherit that.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        running = run_muai(simulated_config())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    running.wait_ready("chat")
+    running.signal(signal.SIGINT)
+
+    assert running.wait_end() == 0
+    assert running.engines() == []
+
+
 def test_a_second_signal_kills_at_once(
     run_muai: Any, simulated_config: Any, eventually: Any
 ) -> None:
