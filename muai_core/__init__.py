@@ -10,12 +10,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from muai_core.model.deployment import Affinity, Deployment
-    from muai_core.model.device import Device, DeviceProcess, DeviceReading, Health, Inventory
+    from muai_core.model.device import (
+        Device,
+        DeviceLink,
+        DeviceMeasurements,
+        DeviceProcess,
+        DeviceReading,
+        HostFault,
+        Inventory,
+        Measurement,
+    )
     from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
+    from muai_core.model.health import Finding, Health
     from muai_core.model.metrics import MetricFamily, MetricPoint
     from muai_core.model.placement import Placement, Refusal, Unplaceable
+    from muai_core.model.requests import RequestRecord, TraceContext
     from muai_core.plugin.allocation import AllocationStrategy
-    from muai_core.plugin.device_source import DeviceSource
+    from muai_core.plugin.device_source import DeviceSource, Happening, SelfTest, SelfTestResult
     from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
     from muai_core.plugin.hookspecs import hookimpl
     from muai_core.plugin.metric_sink import MetricSink
@@ -23,12 +34,23 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "muai_core.model.deployment": ("Affinity", "Deployment"),
-    "muai_core.model.device": ("Device", "DeviceProcess", "DeviceReading", "Health", "Inventory"),
+    "muai_core.model.device": (
+        "Device",
+        "DeviceLink",
+        "DeviceMeasurements",
+        "DeviceProcess",
+        "DeviceReading",
+        "HostFault",
+        "Inventory",
+        "Measurement",
+    ),
     "muai_core.model.fleet": ("DeviceView", "Fleet", "PlacementRequest"),
+    "muai_core.model.health": ("Finding", "Health"),
     "muai_core.model.metrics": ("MetricFamily", "MetricPoint"),
     "muai_core.model.placement": ("Placement", "Refusal", "Unplaceable"),
+    "muai_core.model.requests": ("RequestRecord", "TraceContext"),
     "muai_core.plugin.allocation": ("AllocationStrategy",),
-    "muai_core.plugin.device_source": ("DeviceSource",),
+    "muai_core.plugin.device_source": ("DeviceSource", "Happening", "SelfTest", "SelfTestResult"),
     "muai_core.plugin.engine": (
         "Complaint",
         "Engine",
@@ -48,17 +70,23 @@ __all__ = [
     "Complaint",
     "Deployment",
     "Device",
+    "DeviceLink",
+    "DeviceMeasurements",
     "DeviceProcess",
     "DeviceReading",
     "DeviceSource",
     "DeviceView",
     "Engine",
+    "Finding",
     "Fleet",
     "GiveUp",
+    "Happening",
     "Health",
+    "HostFault",
     "Inventory",
     "LaunchRequest",
     "LaunchSpec",
+    "Measurement",
     "MetricFamily",
     "MetricPoint",
     "MetricSink",
@@ -67,8 +95,12 @@ __all__ = [
     "RecoveryPolicy",
     "Refusal",
     "ReplicaLoss",
+    "RequestRecord",
     "RestartAfter",
+    "SelfTest",
+    "SelfTestResult",
     "Suitability",
+    "TraceContext",
     "Unplaceable",
     "__version__",
     "hookimpl",

@@ -11,6 +11,8 @@ for more; it never assumes.
 | StopReplica | ReplicaExited | StopReplica again, without grace |
 | ConfirmRelease | ReplicaReleased | ConfirmRelease again |
 | PublishRoutes | none: it is a swap in memory | |
+| CheckDevice | DeviceChecked | it counts as inconclusive |
+| ReportHealth | none: it is told to people | |
 """
 
 import msgspec
@@ -18,6 +20,7 @@ from msgspec import Struct
 
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device
+from muai_core.model.health import Health, Recovery
 from muai_core.model.placement import Placement
 from muai_core.model.routing import RoutingTable
 
@@ -65,7 +68,41 @@ class PublishRoutes(Intent, frozen=True):
     table: RoutingTable
 
 
-Action = StartReplica | DrainReplica | StopReplica | ConfirmRelease | PublishRoutes
+class CheckDevice(Intent, frozen=True):
+    """Run its source's self-test on the device, which has `memory_free_bytes` left for it."""
+
+    device: Device
+    source: str
+    #: Counts the self-tests of the device.
+    check: int
+    deadline_at_s: float
+    memory_free_bytes: int
+
+
+class ReportHealth(Intent, frozen=True):
+    """A device's health changed: tell people what, why, on what evidence, and what to do."""
+
+    uuid: str
+    before: Health
+    after: Health
+    #: The finding that decided, in words, or what ended the last one.
+    cause: str
+    #: All findings that count, in words, the worst first.
+    evidence: tuple[str, ...] = ()
+    #: Empty: nothing to do.
+    advice: str = ""
+    recovery: Recovery | None = None
+
+
+Action = (
+    StartReplica
+    | DrainReplica
+    | StopReplica
+    | ConfirmRelease
+    | PublishRoutes
+    | CheckDevice
+    | ReportHealth
+)
 
 #: Raises msgspec.ValidationError on anything that is not an action.
 decode_action = msgspec.json.Decoder(Action).decode

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Inventory
+from muai_core.model.health import Finding
 
 
 class Fact(Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
@@ -36,6 +37,39 @@ class DeviceSourceFailed(Fact, frozen=True):
 
     source: str
     reason: str
+
+
+class DeviceFaulted(Fact, frozen=True):
+    """Something happened on a device between two readings, e.g. an XID.
+
+    `uuid` is None when the source cannot say on which device.
+    """
+
+    source: str
+    uuid: str | None
+    observed_at_s: float
+    finding: Finding
+
+
+class DeviceChecked(Fact, frozen=True):
+    """A self-test that a `CheckDevice` asked for has ended.
+
+    Neither `finding` nor `inconclusive`: it passed.
+    """
+
+    uuid: str
+    #: That of the action.
+    check: int
+    finding: Finding | None = None
+    #: Why it proved nothing.
+    inconclusive: str | None = None
+    detail: str = ""
+
+
+class DeviceReinstated(Fact, frozen=True):
+    """An operator says that the device is fit again: all findings so far are forgotten."""
+
+    uuid: str
 
 
 class ReplicaFact(Fact, frozen=True):
@@ -69,6 +103,12 @@ class ReplicaStartFailed(ReplicaFact, frozen=True):
 
     cause: str
     log_tail: str = ""
+
+
+class ReplicaComplained(ReplicaFact, frozen=True):
+    """Its log has a line that speaks of a device in trouble, e.g. a CUDA error. It still runs."""
+
+    line: str
 
 
 class ReplicaExited(ReplicaFact, frozen=True):
@@ -105,10 +145,14 @@ Event = (
     | ShutdownRequested
     | DevicesObserved
     | DeviceSourceFailed
+    | DeviceFaulted
+    | DeviceChecked
+    | DeviceReinstated
     | ReplicaSpawned
     | ReplicaProgressed
     | ReplicaReady
     | ReplicaStartFailed
+    | ReplicaComplained
     | ReplicaExited
     | ReplicaDrained
     | ReplicaReleased

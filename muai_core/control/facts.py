@@ -17,7 +17,8 @@ from muai_core.control.lifecycle import (
 from muai_core.control.state import DeviceRecord, Replica, SourceRecord
 from muai_core.control.turn import Turn
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import DeviceReading, Health, Inventory
+from muai_core.model.device import DeviceReading, Inventory
+from muai_core.model.health import Finding, Health
 
 
 class Stale(Struct, frozen=True):
@@ -31,6 +32,10 @@ class Illegal(Struct, frozen=True):
 
     why: str
 
+
+_NO_READING = Finding(
+    kind="no_reading", severity=Health.UNKNOWN, reason="no reading", clears="at_once"
+)
 
 Verdict = Stale | Illegal | None
 
@@ -114,7 +119,7 @@ def _devices_observed(turn: Turn, event: ev.DevicesObserved) -> Verdict:
     for device in inventory.devices:
         reading = readings.get(
             device.uuid,
-            DeviceReading(uuid=device.uuid, health=Health.UNKNOWN, health_reason="no reading"),
+            DeviceReading(uuid=device.uuid, findings=(_NO_READING,)),
         )
         _see(turn, DeviceRecord(device=device, source=inventory.source, reading=reading))
     seen = {device.uuid for device in inventory.devices}

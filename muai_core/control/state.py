@@ -1,13 +1,14 @@
 """The state of the control plane: one object that owns plain tables of frozen records."""
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
 from muai_core.control.ledger import Ledger
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, DeviceReading, Health, Platform
+from muai_core.model.device import Device, DeviceReading, Platform
+from muai_core.model.health import Finding, Health, Recovery, worst
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.model.routing import RoutingTable
 
@@ -34,21 +35,70 @@ class ControlSettings(Struct, frozen=True, kw_only=True):
     release_deadline_s: float = 5.0
 
 
+class OpenFinding(Struct, frozen=True, kw_only=True):
+    """A finding that still counts. Times are on the controller's clock."""
+
+    finding: Finding
+    first_at_s: float
+    last_at_s: float
+    #: How often it was found; a condition that stays counts once.
+    count: int = 1
+    #: Whether the last reading shows it: a condition that holds.
+    present: bool = False
+    #: Readings in a row that do not show it.
+    clean_readings: int = 0
+
+
+class SelfTestRecord(Struct, frozen=True, kw_only=True):
+    """The last self-test of a device."""
+
+    check: int
+    asked_at_s: float
+    deadline_at_s: float
+    #: None while it is under way.
+    ended_at_s: float | None = None
+    verdict: Literal["passed", "failed", "inconclusive"] | None = None
+    detail: str = ""
+
+
+class DeviceHealth(Struct, frozen=True, kw_only=True):
+    """What is known of a device's fitness, and why."""
+
+    state: Health = Health.HEALTHY
+    since_s: float = 0.0
+    #: The finding that decides, in words; None when healthy.
+    cause: str | None = None
+    advice: str = ""
+    recovery: Recovery | None = None
+    #: Findings that count, in the order in which they were first found.
+    open: tuple[OpenFinding, ...] = ()
+    #: How often each finding was made, by its key, since the controller started.
+    counts: dict[str, int] = {}
+    self_test: SelfTestRecord | None = None
+
+
 class DeviceRecord(Struct, frozen=True, kw_only=True):
-    """A device as last observed. One that vanished stays, absent, while claims are on it."""
+    """A device as last observed. One that vanished stays, absent: a lost device is worth telling."""
 
     device: Device
     source: str
     reading: DeviceReading
     present: bool = True
+    condition: DeviceHealth = DeviceHealth()
 
     @property
     def health(self) -> Health:
-        return self.reading.health if self.present else Health.FAILED
+        if not self.present:
+            return Health.FAILED
+        found = worst(self.reading.findings)
+        return Health.HEALTHY if found is None else found.severity
 
     @property
     def health_reason(self) -> str | None:
-        return self.reading.health_reason if self.present else "no longer seen by its source"
+        if not self.present:
+            return "no longer seen by its source"
+        found = worst(self.reading.findings)
+        return None if found is None else found.reason
 
 
 class SourceRecord(Struct, frozen=True):

@@ -27,7 +27,8 @@ from muai_core.control.lifecycle import ReplicaState
 from muai_core.control.plane import ControlPlane
 from muai_core.control.state import Replica
 from muai_core.model.deployment import Affinity, Deployment
-from muai_core.model.device import Device, DeviceReading, Health, Inventory, Platform
+from muai_core.model.device import Device, DeviceReading, Inventory, Platform
+from muai_core.model.health import Finding, Health, worst
 from muai_core.model.routing import RoutingTable
 
 _AWAITS_RETRY = (ReplicaState.RELEASING, ReplicaState.BACKOFF)
@@ -204,8 +205,8 @@ def _device(device: Device, reading: DeviceReading | None) -> str:
     options = [_size(device.memory_total_bytes)]
     if reading is None:
         options.append("unread")
-    elif reading.health is not Health.HEALTHY:
-        options.append(reading.health.value)
+    elif (found := worst(reading.findings)) is not None:
+        options.append(found.severity.value)
     options += _differing(device, _default_device(device.uuid), _DEVICE_FIELDS)
     if reading is not None and reading.memory_foreign_bytes:
         options.append(f"foreign={_size(reading.memory_foreign_bytes)}")
@@ -292,7 +293,7 @@ def _devices_observed(source: str, at: str, items: str) -> ev.Event:
         readings.append(
             DeviceReading(
                 uuid=uuid,
-                health=Health(words[1]) if words[1:] else Health.HEALTHY,
+                findings=tuple(_seen(word) for word in words[1:]),
                 memory_foreign_bytes=_parse_size(foreign) if foreign else None,
             )
         )
@@ -304,6 +305,10 @@ def _devices_observed(source: str, at: str, items: str) -> ev.Event:
             readings=tuple(readings),
         )
     )
+
+
+def _seen(severity: str) -> Finding:
+    return Finding(kind="seen", severity=Health(severity), reason=severity, clears="at_once")
 
 
 def _replicas_observed(at: str, items: str) -> ev.Event:

@@ -6,7 +6,8 @@ from typing import Any
 from msgspec import Struct
 
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, Health, Platform
+from muai_core.model.device import Device, Platform
+from muai_core.model.health import Health
 from muai_core.model.placement import Placement, Unplaceable
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from muai_core.model.metrics import MetricFamily
+from muai_core.model.requests import RequestRecord
 from muai_core.plugin.options import Configurable
 
 
@@ -21,6 +22,14 @@ class MetricSink(Configurable, ABC):
 
     #: Whether the sink runs when the config's `sinks` section does not name it.
     on_by_default: bool = False
+
+    def wants_requests(self, options: Mapping[str, Any]) -> bool:
+        """Called once before `open`, with the validated options: whether to call `trace`.
+
+        While no sink does, the gateway passes trace headers on as they come and records nothing.
+        Must not block or raise.
+        """
+        return False
 
     @abstractmethod
     def open(self, options: Mapping[str, Any]) -> None:
@@ -42,6 +51,13 @@ class MetricSink(Configurable, ABC):
         """Called every second or so with every metric; cumulative, so a missed call loses nothing.
 
         A series that is missing has ended and must not be exported any longer.
+        """
+
+    def trace(self, requests: Sequence[RequestRecord]) -> None:
+        """Called before `publish` with the requests that ended since the last call, oldest first.
+
+        Each is told once; those of a batch that is lost are counted in
+        `muai_sink_requests_dropped_total`.
         """
 
     def close(self) -> None:

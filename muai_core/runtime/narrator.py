@@ -6,7 +6,8 @@ from muai_core.control import actions as act
 from muai_core.control import events as ev
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.control.state import State
-from muai_core.model.device import Device, Health
+from muai_core.model.device import Device
+from muai_core.model.health import Health
 from muai_core.planning.wording import one_line
 
 #: Told a severity (info, good, bad) and a line.

@@ -10,7 +10,8 @@ from typing import Protocol
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.control.state import Replica, State
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, DeviceReading, Health
+from muai_core.model.device import Device, DeviceReading
+from muai_core.model.health import worst
 from muai_core.model.metrics import MetricFamily, MetricPoint
 from muai_core.telemetry import catalogue
 from muai_core.telemetry.catalogue import Metric
@@ -147,7 +148,7 @@ def device_families(
         ),
         (catalogue.GPU_UTILIZATION, _known((ids_, r.utilization_percent) for ids_, _, r in read)),
         (catalogue.GPU_TEMPERATURE, _known((ids_, r.temperature_celsius) for ids_, _, r in read)),
-        (catalogue.GPU_HEALTH, _known((ids_, r.health.placeable) for ids_, _, r in read)),
+        (catalogue.GPU_HEALTH, _known((ids_, worst(r.findings) is None) for ids_, _, r in read)),
         (
             catalogue.DEVICE_CLAIMED,
             _known(((ids[gpu.uuid],), claimed_bytes.get(gpu.uuid, 0)) for gpu in gpus),
@@ -201,7 +202,7 @@ def _devices_of(
     readings = {
         record.device.uuid: record.reading
         if record.present
-        else DeviceReading(uuid=record.device.uuid, health=Health.FAILED)
+        else DeviceReading(uuid=record.device.uuid)
         for record in records
     }
     claimed = {uuid: state.ledger.claimed_bytes(uuid) for uuid in readings}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
-from muai_core.model.device import Device, DeviceProcess, DeviceReading, Health, Inventory
+from muai_core.model.device import Device, DeviceProcess, DeviceReading, Inventory
+from muai_core.model.health import Finding, Health
 from muai_core.plugin.device_source import DeviceSource
 from muai_simulated import holdings
 from muai_simulated.holdings import Holding, Tenant
@@ -173,12 +174,19 @@ def _reading(
         return reading
     return msgspec.structs.replace(
         reading,
-        health=Health(state.health or Health.HEALTHY),
-        health_reason=state.health_reason,
+        findings=_findings(state),
         temperature_celsius=reading.temperature_celsius
         if state.temperature_celsius is None
         else state.temperature_celsius,
     )
+
+
+def _findings(state: "DeviceState") -> tuple[Finding, ...]:
+    severity = Health(state.health or Health.HEALTHY)
+    if severity is Health.HEALTHY:
+        return ()
+    reason = state.health_reason or f"{severity.value} by the state file"
+    return (Finding(kind="simulated", severity=severity, reason=reason, clears="at_once"),)
 
 
 def _utilization_percent(holding: Holding) -> float:
