@@ -8,6 +8,7 @@ from muai_core import (
     DeviceReading,
     DeviceSource,
     Engine,
+    Finding,
     Health,
     Inventory,
     LaunchRequest,
@@ -46,7 +47,18 @@ class FakeDevices(DeviceSource):
         )
         readings = [msgspec.structs.replace(idle, uuid=device.uuid) for device in devices]
         readings[3] = DeviceReading(
-            uuid=devices[3].uuid, health=Health.FAILED, health_reason="fell off the bus (XID 79)"
+            uuid=devices[3].uuid,
+            findings=(
+                Finding(
+                    kind="xid",
+                    code=79,
+                    severity=Health.FAILED,
+                    recovery="reboot",
+                    reason="fell off the bus (XID 79)",
+                    advice="reboot the node",
+                    clears="repaired",
+                ),
+            ),
         )
         return Inventory(
             source=self.name, observed_at_s=now_s, devices=devices, readings=tuple(readings)
