@@ -1,4 +1,4 @@
-"""Requests that ended, for sinks that trace them."""
+"""Requests that ended, for whoever counts or traces them."""
 
 from typing import Literal
 
@@ -24,9 +24,15 @@ class TraceContext(Struct, frozen=True):
     state: str = ""
 
 
+#: Stands in the record of a request that is not traced; W3C calls ids of zeros invalid.
+UNTRACED = TraceContext("0" * 32, "0" * 16, None, sampled=False)
+
+
 class RequestRecord(Struct, frozen=True, kw_only=True):
     """One request from its arrival at the gateway to the last byte of its answer."""
 
+    #: `UNTRACED` while nobody wants traces, and for requests that generate nothing. Sinks get only
+    #: records that are traced and sampled.
     trace: TraceContext
     #: Nanoseconds since the Unix epoch.
     started_unix_ns: int
@@ -35,23 +41,28 @@ class RequestRecord(Struct, frozen=True, kw_only=True):
     queue_s: float | None
     #: From the arrival to the first event of a stream.
     first_token_s: float | None
-    #: `chat`, `text_completion`, `embeddings`: OpenTelemetry's `gen_ai.operation.name`.
+    #: `chat` or `text_completion`, as OpenTelemetry's `gen_ai.operation.name`; empty for requests
+    #: that generate nothing, such as a list of models.
     operation: str
     #: The request's path.
     path: str
     #: None when it was refused before its model was known.
     model: str | None
-    #: The engine's name, the replica and its base URL; None when none was asked.
+    #: The engine's name, the replica asked last and its base URL; None when none was asked.
     engine: str | None
     replica_id: str | None
     endpoint: str | None
     request_id: str
+    #: The status sent; 499 when the client left before one was sent.
     status: int
     outcome: Outcome
     #: The gateway's error code when it made the answer itself, e.g. `model_not_ready`.
     error: str | None
     streamed: bool
+    #: Events sent to the client in a stream; about one per token.
+    events: int
     #: Tries beyond the first.
     retries: int
+    #: As the engine counts them in the answer's `usage`; None when it does not tell.
     prompt_tokens: int | None
     completion_tokens: int | None

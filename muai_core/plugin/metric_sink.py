@@ -23,13 +23,16 @@ class MetricSink(Configurable, ABC):
     #: Whether the sink runs when the config's `sinks` section does not name it.
     on_by_default: bool = False
 
-    def wants_requests(self, options: Mapping[str, Any]) -> bool:
-        """Called once before `open`, with the validated options: whether to call `trace`.
+    def trace_sample_ratio(self, options: Mapping[str, Any]) -> float | None:
+        """Called once before `open`, with the validated options: whether to call `trace`, for what
+        share of the requests, 0.0 to 1.0. None: never.
 
-        While no sink does, the gateway passes trace headers on as they come and records nothing.
-        Must not block or raise.
+        The gateway decides, so that engines record the same requests: a client's own sampling
+        decision is kept, new traces are sampled by the largest ratio that any sink asks for, as
+        OpenTelemetry's `TraceIdRatioBased` does. While no sink asks, the gateway passes trace
+        headers on as they come. Must not block or raise.
         """
-        return False
+        return None
 
     @abstractmethod
     def open(self, options: Mapping[str, Any]) -> None:
@@ -54,10 +57,11 @@ class MetricSink(Configurable, ABC):
         """
 
     def trace(self, requests: Sequence[RequestRecord]) -> None:
-        """Called before `publish` with the requests that ended since the last call, oldest first.
+        """Called with the sampled requests that ended since the last call, oldest first: within
+        a second or so of their end, and once more before `close`.
 
-        Each is told once; those of a batch that is lost are counted in
-        `muai_sink_requests_dropped_total`.
+        Each is told once. Those of a call that raises, and those that found the sink's queue full,
+        are lost and counted in `muai_sink_requests_dropped_total`.
         """
 
     def close(self) -> None:
