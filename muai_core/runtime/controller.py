@@ -30,6 +30,7 @@ from muai_core.runtime.executor import Executor
 from muai_core.runtime.inbox import Inbox
 from muai_core.runtime.instance import Instance, using
 from muai_core.runtime.journal import Journal
+from muai_core.runtime.memory_return import MemoryReturn
 from muai_core.runtime.monitor import DeviceMonitor
 from muai_core.runtime.narrator import Narrator
 from muai_core.runtime.orphans import reclaim_orphans
@@ -106,15 +107,15 @@ class Controller:
         """
         async with contextlib.AsyncExitStack() as stack:
             await self._reclaim_orphans()
-            monitor = DeviceMonitor(
+            self.monitor = DeviceMonitor(
                 assembly.device_sources(self._loaded),
                 self._loaded.config.devices.observe_interval_s,
                 self.clock,
                 self._inbox.put,
             )
-            stack.push_async_callback(monitor.close)
-            monitor.start()
-            for name in await monitor.first_answers(_FIRST_LOOK_S):
+            stack.push_async_callback(self.monitor.close)
+            self.monitor.start()
+            for name in await self.monitor.first_answers(_FIRST_LOOK_S):
                 self._narrator.tell(
                     "bad", f"device source {name}: silent for {_FIRST_LOOK_S:g} s; going on without"
                 )
@@ -146,6 +147,7 @@ class Controller:
                 self._publish,
                 self._inbox.put,
                 self.clock,
+                MemoryReturn(self.monitor, self.clock),
             )
             stack.push_async_callback(self.executor.close)
             api = ControlApi(

@@ -13,15 +13,17 @@ from msgspec import structs
 from muai_core.control import actions as act
 from muai_core.control.events import Event, ReplicaDrained, ReplicaReleased
 from muai_core.gateway.server import Gateway
-from muai_core.model.device import Device
 from muai_core.model.routing import RoutingTable
 from muai_core.plugin.engine import Engine, LaunchRequest, LaunchSpec
 from muai_core.runtime.daemon_thread import in_daemon_thread
+from muai_core.runtime.environment import device_environment
+from muai_core.runtime.memory_return import MemoryReturn
 from muai_core.runtime.ports import PortAllocator
 from muai_core.runtime.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 _HOST = "127.0.0.1"
+_LOOK_AGAIN_S = 0.2
 
 
 class EngineRunner:
@@ -78,12 +80,6 @@ def _well_formed(answer: object) -> LaunchSpec:
     return launch
 
 
-def device_environment(devices: tuple[Device, ...]) -> dict[str, str]:
-    """What makes a process see exactly its devices, by UUID and in rank order."""
-    cuda = [device.uuid for device in devices if device.platform == "cuda"]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(cuda)}
-
-
 class Executor:
     """Starts the work of each action and returns at once."""
 
@@ -95,6 +91,7 @@ class Executor:
         publish: Callable[[RoutingTable], None],
         emit: Callable[[Event], None],
         clock: Callable[[], float],
+        memory: MemoryReturn,
     ) -> None:
         self._supervisor = supervisor
         self._gateway = gateway
@@ -102,11 +99,14 @@ class Executor:
         self._publish = publish
         self._emit = emit
         self._clock = clock
+        self._memory = memory
         self._tasks: set[asyncio.Task[None]] = set()
 
     def execute(self, action: act.Action) -> None:
         match action:
             case act.StartReplica():
+                incarnation = (action.replica_id, action.epoch)
+                self._memory.started(incarnation, action.placement.devices)
                 self._supervisor.start(
                     action.replica_id,
                     action.epoch,
@@ -133,15 +133,24 @@ class Executor:
         self._emit(ReplicaDrained(replica_id=action.replica_id, epoch=action.epoch))
 
     async def _confirm_release(self, action: act.ConfirmRelease) -> None:
-        wait_s = action.deadline_at_s - self._clock()
-        release = await self._supervisor.confirm_gone(
-            action.replica_id, action.epoch, wait_s=max(0.0, wait_s)
-        )
+        incarnation = (action.replica_id, action.epoch)
+        release = await self._supervisor.confirm_gone(*incarnation, wait_s=self._left_s(action))
+        left = release.survivors
         if release.proven:
-            self._emit(ReplicaReleased(replica_id=action.replica_id, epoch=action.epoch))
-            return
-        left = ", ".join(release.survivors)
-        _log.warning("%s cannot be released yet: %s", action.replica_id, left)
+            left = await self._memory.still_held(incarnation, self._left_s(action))
+            # A driver takes a moment to give back the memory of a process that was killed.
+            while left and self._left_s(action) > _LOOK_AGAIN_S:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+                left = await self._memory.still_held(incarnation, self._left_s(action))
+            if not left:
+                self._memory.released(incarnation)
+                self._emit(ReplicaReleased(replica_id=action.replica_id, epoch=action.epoch))
+                return
+        _log.warning("%s cannot be released yet: %s", action.replica_id, ", ".join(left))
+
+    def _left_s(self, action: act.ReplicaIntent) -> float:
+        """Seconds until the action's deadline."""
+        return max(0.0, action.deadline_at_s - self._clock())
 
     def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         async def run() -> None:

@@ -18,6 +18,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "models.<name>": schema.ModelConfig,
     "models.<name>.affinity": schema.AffinityConfig,
     "devices": schema.DevicesConfig,
+    "devices.health": schema.HealthConfig,
     "allocation": schema.AllocationConfig,
     "recovery": schema.RecoveryConfig,
     "gateway": schema.GatewayConfig,

@@ -2,11 +2,33 @@
 
 # ruff: noqa: RUF012 - pydantic copies a mutable default for every instance
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
 from muai_core.config.schema.base import Name, ParallelSize, PluginOptions, Seconds, Section
+
+
+class HealthConfig(Section):
+    """`devices.health`: how long trouble counts, and when a device is put to the test."""
+
+    clean_readings: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Readings in a row that must be clean before a device that was degraded or suspect is healthy
+    again."""
+    repeat_window_s: Seconds = 86400.0
+    """Seconds within which the same event on the same device counts as repeated, and makes it
+    suspect."""
+    burst_s: Seconds = 180.0
+    """Events of one kind within so many seconds count once."""
+    self_test: Literal["off", "suspect", "idle"] = "suspect"
+    """Which devices are tested by a small computation of known result: none, suspect ones, or idle
+    ones too. Never one without room for it."""
+    self_test_interval_s: Seconds = 3600.0
+    """Seconds between two tests of an idle device."""
+    self_test_retry_s: Seconds = 60.0
+    """Seconds between two tests of a suspect device."""
+    self_test_deadline_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """Seconds that a test may take."""
 
 
 class DevicesConfig(Section):
@@ -21,6 +43,8 @@ class DevicesConfig(Section):
     """Seconds between two readings of a device source."""
     memory_reserve_gib: Annotated[float, Field(ge=0, le=65536)] = 0.0
     """Memory left unclaimed on every device, in GiB."""
+    health: HealthConfig = HealthConfig()
+    """When a device counts as unwell, and when as well again."""
 
 
 class AllocationConfig(Section):
