@@ -7,7 +7,7 @@ from msgspec import Struct, field
 from muai_core.control.ledger import Ledger
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, DeviceReading, Platform
+from muai_core.model.device import Device, DeviceLink, DeviceReading, HostFault, Platform
 from muai_core.model.health import Finding, Health, Recovery, worst
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.model.routing import RoutingTable
@@ -78,7 +78,7 @@ class DeviceHealth(Struct, frozen=True, kw_only=True):
 
 
 class DeviceRecord(Struct, frozen=True, kw_only=True):
-    """A device as last observed. One that vanished stays, absent: a lost device is worth telling."""
+    """A device as last observed. One that vanished stays, absent, with its health."""
 
     device: Device
     source: str
@@ -106,6 +106,9 @@ class SourceRecord(Struct, frozen=True):
 
     observed_at_s: float | None = None
     failure: str | None = None
+    #: As in its last inventory.
+    links: tuple[DeviceLink, ...] = ()
+    fault: HostFault | None = None
 
 
 class Loss(Struct, frozen=True):

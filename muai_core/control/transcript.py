@@ -12,6 +12,13 @@ show every replica that the step changed. Options stand in parentheses, and only
 from these defaults: engine and platform `simulated`, the source named like the deployment, a
 device on node n1 whose index is the number at the end of its UUID.
 
+    DevicesObserved gpus at 5: gpu0(80GiB) gpu1(80GiB, thermal=degraded) gpu2(80GiB, failed)
+    DeviceFaulted gpus gpu3 at 6: xid:79 failed reboot repaired: fell off the bus -> reboot the node
+
+A finding has a severity, how a failed device comes back, how the finding clears unless that is
+`clean`, and `limit n` if it may repeat so often. `gpu2(80GiB, failed)` is a condition of no name,
+which clears at once.
+
 Events can be read back from their lines; actions and effects are only written.
 """
 
@@ -19,20 +26,27 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from msgspec import Struct, convert, structs
+from msgspec import convert, structs
 
-from muai_core.control import actions as act
 from muai_core.control import events as ev
-from muai_core.control.lifecycle import ReplicaState
+from muai_core.control.lines import (
+    DEVICE_FIELDS,
+    NOWHERE,
+    READING_SIZES,
+    SEEN,
+    SIZES,
+    action_text,
+    default_deployment,
+    default_device,
+    default_finding,
+    event_text,
+    replica_text,
+)
 from muai_core.control.plane import ControlPlane
 from muai_core.control.state import Replica
-from muai_core.model.deployment import Affinity, Deployment
-from muai_core.model.device import Device, DeviceReading, Inventory, Platform
-from muai_core.model.health import Finding, Health, worst
-from muai_core.model.routing import RoutingTable
-
-_AWAITS_RETRY = (ReplicaState.RELEASING, ReplicaState.BACKOFF)
-_SIZES = {"GiB": 1024**3, "MiB": 1024**2, "B": 1}
+from muai_core.model.deployment import Affinity
+from muai_core.model.device import DeviceReading, HostFault, Inventory, Platform
+from muai_core.model.health import Clears, Finding, Health, Recovery
 
 
 class TranscriptError(ValueError):
@@ -76,143 +90,6 @@ def _changes(before: Mapping[str, Replica], after: Mapping[str, Replica]) -> lis
     ]
 
 
-# --- writing ------------------------------------------------------------------------------------
-
-
-def replica_text(replica: Replica) -> str:
-    """A replica's state and what it waits for, in one line."""
-    parts = [f"{_incarnation(replica.id, replica.epoch)} {replica.state.value}"]
-    if replica.placement is not None:
-        parts.append(f"holds {' '.join(replica.placement.devices)}")
-    if replica.retiring:
-        parts.append("retiring")
-    if replica.failures:
-        parts.append(f"failures {replica.failures}")
-    if replica.retry_at_s is not None and replica.state in _AWAITS_RETRY:
-        parts.append(f"retry at {_time(replica.retry_at_s)}")
-    if replica.stage is not None:
-        parts.append(f"stage {replica.stage}")
-    return ", ".join(parts) + (f": {replica.blocked.summary}" if replica.blocked else "")
-
-
-def event_text(event: ev.Event) -> str:
-    """One event in one line; `parse_event` reads it back."""
-    match event:
-        case ev.DeploymentsDesired(deployments=wishes):
-            text = " ".join(map(_deployment, wishes)) or "nothing"
-        case ev.DevicesObserved(inventory=seen):
-            readings = {reading.uuid: reading for reading in seen.readings}
-            devices = (_device(device, readings.get(device.uuid)) for device in seen.devices)
-            text = f"{seen.source} at {_time(seen.observed_at_s)}: {' '.join(devices)}"
-        case ev.DeviceSourceFailed():
-            text = f"{event.source}: {event.reason}"
-        case ev.ReplicasObserved():
-            seen_ids = (_incarnation(s.replica_id, s.epoch) for s in event.sightings)
-            text = f"at {_time(event.observed_at_s)}: {' '.join(seen_ids)}"
-        case ev.ReplicaFact():
-            text = _incarnation(event.replica_id, event.epoch) + _outcome(event)
-        case _:
-            text = ""
-    return f"{type(event).__name__} {text}".rstrip()
-
-
-def _outcome(event: ev.ReplicaFact) -> str:
-    match event:
-        case ev.ReplicaSpawned():
-            return f" pid {event.pid}"
-        case ev.ReplicaProgressed():
-            return f" {event.stage}" + (f": {event.detail}" if event.detail else "")
-        case ev.ReplicaReady():
-            return f" at {event.endpoint}"
-        case ev.ReplicaStartFailed() | ev.ReplicaExited():
-            return f": {event.cause}"
-    return ""
-
-
-def action_text(action: act.Action) -> str:
-    """One action in one line."""
-    match action:
-        case act.PublishRoutes():
-            return f"PublishRoutes {_routes(action.table)}"
-        case act.StartReplica():
-            text = f" on {' | '.join(' '.join(stage) for stage in action.placement.stages)}"
-        case act.ConfirmRelease():
-            text = f" of {' '.join(action.devices)}"
-        case act.StopReplica():
-            text = f" within {_time(action.grace_s)} s ({action.reason})"
-        case act.DrainReplica():
-            text = ""
-    who = _incarnation(action.replica_id, action.epoch)
-    return f"{type(action).__name__} {who}{text}, until {_time(action.deadline_at_s)}"
-
-
-def _routes(table: RoutingTable) -> str:
-    models = []
-    for model in table.models:
-        routes = [
-            _incarnation(route.replica_id, route.epoch)
-            for route in table.routes
-            if route.model == model.name
-        ]
-        leads = f" via {' '.join(routes)}" if routes else ""
-        models.append(f"{model.name} {model.state} {model.ready}/{model.desired}{leads}")
-    return f"v{table.version}: {'; '.join(models) or 'nothing'}"
-
-
-def _incarnation(replica_id: str, epoch: int) -> str:
-    return f"{replica_id}/{epoch}"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.3f}".rstrip("0").rstrip(".")
-
-
-def _size(memory_bytes: int) -> str:
-    unit, size = next((u, s) for u, s in _SIZES.items() if memory_bytes % s == 0)
-    return f"{memory_bytes // size}{unit}"
-
-
-def _item(name: str, options: Iterable[str]) -> str:
-    inside = ", ".join(re.sub(r"[(),]", "_", option) for option in options)
-    return f"{name}({inside})" if inside else name
-
-
-def _differing(record: Struct, default: Struct, fields: Iterable[str]) -> list[str]:
-    return [
-        f"{name}={getattr(record, name)}"
-        for name in fields
-        if getattr(record, name) != getattr(default, name)
-    ]
-
-
-_DEPLOYMENT_FIELDS = ("replicas", "tensor_parallel_size", "pipeline_parallel_size", "engine")
-_DEVICE_FIELDS = ("node", "index", "island", "name", "platform")
-
-
-def _deployment(wish: Deployment) -> str:
-    default = _default_deployment(wish.name)
-    options = _differing(wish, default, (*_DEPLOYMENT_FIELDS, "source"))
-    if wish.platforms != default.platforms:
-        options.append(f"platforms={'+'.join(wish.platforms)}")
-    if wish.memory_bytes_per_device is not None:
-        options.insert(0, _size(wish.memory_bytes_per_device))
-    if wish.affinity.platform is not None:
-        options.append(f"affinity={wish.affinity.platform}")
-    return _item(wish.name, options)
-
-
-def _device(device: Device, reading: DeviceReading | None) -> str:
-    options = [_size(device.memory_total_bytes)]
-    if reading is None:
-        options.append("unread")
-    elif (found := worst(reading.findings)) is not None:
-        options.append(found.severity.value)
-    options += _differing(device, _default_device(device.uuid), _DEVICE_FIELDS)
-    if reading is not None and reading.memory_foreign_bytes:
-        options.append(f"foreign={_size(reading.memory_foreign_bytes)}")
-    return _item(device.uuid, options)
-
-
 # --- reading ------------------------------------------------------------------------------------
 
 
@@ -229,28 +106,11 @@ def parse_event(line: str) -> ev.Event:
     return make(**found.groupdict())
 
 
-def _default_deployment(name: str) -> Deployment:
-    return Deployment(name=name, source=name, engine="simulated", platforms=("simulated",))
-
-
-def _default_device(uuid: str) -> Device:
-    number = re.search(r"\d+$", uuid)
-    return Device(
-        uuid=uuid,
-        node="n1",
-        index=int(number[0]) if number else 0,
-        kind="gpu",
-        platform="simulated",
-        name="GPU",
-        memory_total_bytes=0,
-    )
-
-
 def _parse_size(text: str) -> int:
     found = re.fullmatch(r"(-?\d+)(GiB|MiB|B)", text)
     if found is None:
         raise TranscriptError(f"{text!r} is not a size such as 80GiB, 512MiB or 7B")
-    return int(found[1]) * _SIZES[found[2]]
+    return int(found[1]) * SIZES[found[2]]
 
 
 def _items(text: str) -> Iterable[tuple[str, list[str], dict[str, str]]]:
@@ -276,39 +136,86 @@ def _deployments_desired(items: str) -> ev.Event:
             changes["platforms"] = values["platforms"].split("+")
         if "affinity" in values:
             changes["affinity"] = Affinity(platform=cast(Platform, values["affinity"]))
-        wishes.append(_changed(_default_deployment(name), changes))
+        wishes.append(_changed(default_deployment(name), changes))
     return ev.DeploymentsDesired(deployments=tuple(wishes))
 
 
-def _devices_observed(source: str, at: str, items: str) -> ev.Event:
+def _devices_observed(source: str, at: str, items: str, **fault: str) -> ev.Event:
     devices, readings = [], []
     for uuid, words, values in _items(items):
-        foreign = values.pop("foreign", None)
-        changes: dict[str, Any] = {**values, "memory_total_bytes": _parse_size(words[0])}
+        changes: dict[str, Any] = {field: values[field] for field in DEVICE_FIELDS & values.keys()}
+        changes["memory_total_bytes"] = _parse_size(words[0])
         if values.get("platform") == "cpu":
             changes["kind"] = "cpu"
-        devices.append(_changed(_default_device(uuid), changes))
-        if words[1:] == ["unread"]:
-            continue
-        readings.append(
-            DeviceReading(
-                uuid=uuid,
-                findings=tuple(_seen(word) for word in words[1:]),
-                memory_foreign_bytes=_parse_size(foreign) if foreign else None,
-            )
-        )
+        devices.append(_changed(default_device(uuid), changes))
+        if words[1:] != ["unread"]:
+            readings.append(_reading(uuid, words[1:], values))
     return ev.DevicesObserved(
         inventory=Inventory(
             source=source,
             observed_at_s=float(at),
             devices=tuple(devices),
             readings=tuple(readings),
+            fault=HostFault(**fault) if fault["kind"] else None,
         )
     )
 
 
-def _seen(severity: str) -> Finding:
-    return Finding(kind="seen", severity=Health(severity), reason=severity, clears="at_once")
+def _reading(uuid: str, words: list[str], values: dict[str, str]) -> DeviceReading:
+    sizes: dict[str, Any] = {
+        field: _parse_size(values[o]) for o, field in READING_SIZES.items() if o in values
+    }
+    known = {*DEVICE_FIELDS, *READING_SIZES, "sampled"}
+    found = [_finding(SEEN, word, word) for word in words]
+    found += [_finding(key, weight) for key, weight in values.items() if key not in known]
+    return DeviceReading(
+        uuid=uuid,
+        findings=tuple(found),
+        sampled_at_s=float(values["sampled"]) if "sampled" in values else None,
+        **sizes,
+    )
+
+
+_FINDING = r"(?P<severity>[a-z]+)(?: (?P<recovery>reset|reboot|service))?"
+_FINDING += r"(?: (?P<clears>at_once|clean|checked|repaired))?(?: limit (?P<limit>\d+))?"
+
+
+def _finding(key: str, weight: str, reason: str = "", advice: str | None = None) -> Finding:
+    found = re.fullmatch(_FINDING, weight)
+    if found is None or found["severity"] not in list(Health):
+        raise TranscriptError(
+            f"{key}: {weight!r} is not severity [recovery] [clears] [limit n], "
+            f"with a severity of {', '.join(Health)}"
+        )
+    default = default_finding(key)
+    return structs.replace(
+        default,
+        severity=Health(found["severity"]),
+        recovery=cast(Recovery | None, found["recovery"]),
+        reason=reason or default.reason,
+        advice=advice or "",
+        clears=cast(Clears, found["clears"] or default.clears),
+        repeat_limit=int(found["limit"] or 0),
+    )
+
+
+def _device_faulted(source: str, where: str, at: str, **finding: Any) -> ev.Event:
+    return ev.DeviceFaulted(
+        source=source,
+        uuid=None if where == NOWHERE else where,
+        observed_at_s=float(at),
+        finding=_finding_of(finding),
+    )
+
+
+def _device_checked(uuid: str, check: str, **outcome: Any) -> ev.Event:
+    why = outcome["inconclusive"]
+    finding = _finding_of(outcome) if outcome["key"] else None
+    return ev.DeviceChecked(uuid=uuid, check=int(check), finding=finding, inconclusive=why)
+
+
+def _finding_of(parts: Mapping[str, Any]) -> Finding:
+    return _finding(parts["key"], parts["weight"], parts["reason"], parts["advice"])
 
 
 def _replicas_observed(at: str, items: str) -> ev.Event:
@@ -333,15 +240,25 @@ def _plain(kind: Callable[..., ev.Event]) -> Callable[..., ev.Event]:
     return make
 
 
-_AT = r"at (?P<at>[-\d.e]+):(?P<items>.*)"
+_TIME = r"at (?P<at>[-\d.e]+)"
+_AT = rf"{_TIME}:(?P<items>.*)"
+_FAULT = r"(?: fault (?P<kind>\S+) \((?P<reason>.+?) -> (?P<advice>.*?)\))?"
+_FOUND = r"(?P<key>\S+) (?P<weight>[^:]+): (?P<reason>.+?)(?: -> (?P<advice>.+))?"
+_ENDED = rf"(?:passed|inconclusive: (?P<inconclusive>.+)|failed {_FOUND})"
 _WHO = r"(?P<replica>[^/\s]+)/(?P<epoch>-?\d+)"
 
 #: Kind of event → the form of its line, and what makes the event from the form's parts.
 _FORMS: dict[str, tuple[str, Callable[..., ev.Event]]] = {
     "DeploymentsDesired": (r"(?P<items>.+)", _deployments_desired),
     "ShutdownRequested": ("", _plain(ev.ShutdownRequested)),
-    "DevicesObserved": (rf"(?P<source>\S+) {_AT}", _devices_observed),
+    "DevicesObserved": (
+        rf"(?P<source>\S+) {_TIME}{_FAULT}:(?P<items>.*)",
+        _devices_observed,
+    ),
     "DeviceSourceFailed": (r"(?P<source>[^:\s]+): (?P<reason>.+)", _plain(ev.DeviceSourceFailed)),
+    "DeviceFaulted": (rf"(?P<source>\S+) (?P<where>\S+) {_TIME}: {_FOUND}", _device_faulted),
+    "DeviceChecked": (rf"(?P<uuid>\S+) check (?P<check>-?\d+): {_ENDED}", _device_checked),
+    "DeviceReinstated": (r"(?P<uuid>\S+)", _plain(ev.DeviceReinstated)),
     "ReplicaSpawned": (rf"{_WHO} pid (?P<pid>-?\d+)", _about_replica(ev.ReplicaSpawned)),
     "ReplicaProgressed": (
         rf"{_WHO} (?P<stage>[^:\s]+)(?:: (?P<detail>.+))?",
@@ -349,6 +266,7 @@ _FORMS: dict[str, tuple[str, Callable[..., ev.Event]]] = {
     ),
     "ReplicaReady": (rf"{_WHO} at (?P<endpoint>\S+)", _about_replica(ev.ReplicaReady)),
     "ReplicaStartFailed": (rf"{_WHO}: (?P<cause>.+)", _about_replica(ev.ReplicaStartFailed)),
+    "ReplicaComplained": (rf"{_WHO}: (?P<line>.+)", _about_replica(ev.ReplicaComplained)),
     "ReplicaExited": (rf"{_WHO}: (?P<cause>.+)", _about_replica(ev.ReplicaExited)),
     "ReplicaDrained": (_WHO, _about_replica(ev.ReplicaDrained)),
     "ReplicaReleased": (_WHO, _about_replica(ev.ReplicaReleased)),

@@ -8,7 +8,8 @@ from msgspec import structs
 
 from muai_core.control import events as ev
 from muai_core.model.deployment import Affinity, Deployment
-from muai_core.model.device import Device, Health, Inventory
+from muai_core.model.device import Device, Inventory
+from muai_core.model.health import Health
 
 GIB = 1024**3
 TOTAL = 80 * GIB

@@ -36,7 +36,8 @@ from muai_core.control.plane import ControlPlane
 from muai_core.control.recovery import Ladder
 from muai_core.control.state import ControlSettings
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import DeviceReading, Health, Inventory
+from muai_core.model.device import DeviceReading, Inventory
+from muai_core.model.health import Finding, Health
 from muai_core.model.placement import Unplaceable
 from muai_core.planning.balanced import Balanced
 
@@ -275,7 +276,9 @@ class PlaneMachine(RuleBasedStateMachine):
             devices=tuple(DEVICES[i] for i in chosen),
             readings=tuple(
                 DeviceReading(
-                    uuid=DEVICES[i].uuid, health=devices[i][0], memory_foreign_bytes=devices[i][1]
+                    uuid=DEVICES[i].uuid,
+                    findings=_conditions(devices[i][0]),
+                    memory_foreign_bytes=devices[i][1],
                 )
                 for i in chosen
             ),
@@ -377,6 +380,12 @@ class PlaneMachine(RuleBasedStateMachine):
             for uuid, claim in one.claims.items() if one.alive else ():
                 used[uuid] = used.get(uuid, 0) + claim
         assert all(total <= TOTAL for total in used.values()), used
+
+
+def _conditions(health: Health) -> tuple[Finding, ...]:
+    if health is Health.HEALTHY:
+        return ()
+    return (Finding(kind="seen", severity=health, reason=health.value, clears="at_once"),)
 
 
 def _held(plane: ControlPlane) -> set[Any]:

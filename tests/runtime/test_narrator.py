@@ -4,7 +4,8 @@ from muai_core.control.events import DevicesObserved
 from muai_core.control.plane import ControlPlane
 from muai_core.control.recovery import Ladder
 from muai_core.control.state import ControlSettings
-from muai_core.model.device import Device, DeviceReading, Health, Inventory
+from muai_core.model.device import Device, DeviceReading, Inventory
+from muai_core.model.health import Finding, Health
 from muai_core.planning.balanced import Balanced
 from muai_core.runtime.narrator import Narrator
 
@@ -44,8 +45,9 @@ class Told:
         return list(self.lines)
 
 
-def reading(health: Health, reason: str | None = None) -> DeviceReading:
-    return DeviceReading(uuid=GPU.uuid, health=health, health_reason=reason)
+def reading(health: Health, reason: str = "") -> DeviceReading:
+    finding = Finding(kind="seen", severity=health, reason=reason, clears="at_once")
+    return DeviceReading(uuid=GPU.uuid, findings=() if health is Health.HEALTHY else (finding,))
 
 
 def test_a_device_that_fails_is_told_once_and_so_is_its_return() -> None:
