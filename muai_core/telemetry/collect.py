@@ -4,17 +4,19 @@ Families without series are left out; a fact that is unknown makes no series, ne
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.control.state import Replica, State
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, DeviceReading
-from muai_core.model.health import worst
+from muai_core.model.device import DeviceMeasurements
 from muai_core.model.metrics import MetricFamily, MetricPoint
 from muai_core.telemetry import catalogue
-from muai_core.telemetry.catalogue import Metric
+from muai_core.telemetry.devices import DeviceCollector, device_facts
+from muai_core.telemetry.metric import Metric
+
+NO_MEASUREMENTS: Mapping[str, DeviceMeasurements] = {}
 
 
 class Progress(Protocol):
@@ -48,21 +50,29 @@ def state_families(
     state: State,
     in_flight: Mapping[tuple[str, int], int],
     progress: Mapping[str, Progress],
+    measurements: Mapping[str, DeviceMeasurements] = NO_MEASUREMENTS,
+    *,
+    devices: DeviceCollector | None = None,
+    now_s: float | None = None,
+    unix_offset_s: float | None = None,
 ) -> tuple[MetricFamily, ...]:
     """Everything that the control plane's state tells: events, models, replicas, devices.
 
     `in_flight` gives the gateway's requests by (replica id, epoch), `progress` the engines' own
-    counts by replica id; replicas may be missing in both.
+    counts by replica id, `measurements` what sources measured by device; all may lack some.
+    `devices` is kept from call to call, or nothing is remembered and counted between them. `now_s`
+    defaults to the time of the last step; `unix_offset_s` is the Unix time at zero of its clock.
     """
     held: Counter[str] = Counter()
     for (replica_id, _epoch), count in in_flight.items():
         held[replica_id] += count
     replicas = state.replicas.values()
+    collector = DeviceCollector() if devices is None else devices
     return (
         *_event_families(state),
         *model_families(state.deployments.values(), replicas),
         *replica_families(replicas, held, progress),
-        *device_families(*_devices_of(state)),
+        *collector.collect(device_facts(state, measurements, now_s, unix_offset_s)),
     )
 
 
@@ -124,60 +134,6 @@ def replica_families(
     )
 
 
-def device_families(
-    devices: Sequence[Device],
-    readings: Mapping[str, DeviceReading],
-    claimed_bytes: Mapping[str, int],
-) -> tuple[MetricFamily, ...]:
-    """The device gauges, for GPUs only; both mappings go by UUID.
-
-    A GPU without a reading has its info and claim, but no gauge of what was not read. Health is 1
-    for healthy and degraded, the states in which a device may get new work, and 0 for suspect,
-    failed and unknown. A lost GPU is one whose reading says failed and nothing else.
-    """
-    gpus = [device for device in devices if device.kind == "gpu"]
-    ids = gpu_ids(gpus)
-    info = [MetricPoint((ids[gpu.uuid], gpu.uuid, gpu.node, gpu.name), 1.0) for gpu in gpus]
-    read = [((ids[gpu.uuid],), gpu, readings[gpu.uuid]) for gpu in gpus if gpu.uuid in readings]
-    return _families(
-        (catalogue.GPU_INFO, info),
-        (catalogue.GPU_MEMORY_USED, _known((ids_, r.memory_used_bytes) for ids_, _, r in read)),
-        (
-            catalogue.GPU_MEMORY_AVAILABLE,
-            _known((labels, _available_bytes(gpu, reading)) for labels, gpu, reading in read),
-        ),
-        (catalogue.GPU_UTILIZATION, _known((ids_, r.utilization_percent) for ids_, _, r in read)),
-        (catalogue.GPU_TEMPERATURE, _known((ids_, r.temperature_celsius) for ids_, _, r in read)),
-        (catalogue.GPU_HEALTH, _known((ids_, worst(r.findings) is None) for ids_, _, r in read)),
-        (
-            catalogue.DEVICE_CLAIMED,
-            _known(((ids[gpu.uuid],), claimed_bytes.get(gpu.uuid, 0)) for gpu in gpus),
-        ),
-    )
-
-
-def gpu_ids(gpus: Sequence[Device]) -> dict[str, str]:
-    """The label `gpu_id` by UUID: the display index, as in `gpu_id="0"`.
-
-    Where nodes share an index, every GPU of the fleet is `node/index` instead, and its UUID if even
-    that is taken: two devices must never share a series, or Prometheus refuses the whole scrape.
-    """
-    choices = (
-        {gpu.uuid: str(gpu.index) for gpu in gpus},
-        {gpu.uuid: f"{gpu.node}/{gpu.index}" for gpu in gpus},
-    )
-    for ids in choices:
-        if len(set(ids.values())) == len(ids):
-            return ids
-    return {gpu.uuid: gpu.uuid for gpu in gpus}
-
-
-def _available_bytes(device: Device, reading: DeviceReading) -> int | None:
-    if reading.memory_used_bytes is None:
-        return None
-    return max(0, device.memory_total_bytes - reading.memory_used_bytes)
-
-
 def _event_families(state: State) -> tuple[MetricFamily, ...]:
     counts: Counter[tuple[str, ...]] = Counter()
     for event, count in state.applied.items():
@@ -191,22 +147,6 @@ def _event_families(state: State) -> tuple[MetricFamily, ...]:
         (catalogue.EVENTS, _known(counts.items())),
         (catalogue.POLICY_FAILURES, _known(_by_name(state.policy_failures))),
     )
-
-
-def _devices_of(
-    state: State,
-) -> tuple[list[Device], dict[str, DeviceReading], dict[str, int]]:
-    records = sorted(
-        state.devices.values(), key=lambda record: (record.device.node, record.device.index)
-    )
-    readings = {
-        record.device.uuid: record.reading
-        if record.present
-        else DeviceReading(uuid=record.device.uuid)
-        for record in records
-    }
-    claimed = {uuid: state.ledger.claimed_bytes(uuid) for uuid in readings}
-    return [record.device for record in records], readings, claimed
 
 
 def _by_name(values: Mapping[str, int]) -> list[tuple[tuple[str, ...], int]]:

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from threading import Lock
 
 from muai_core.model.metrics import MetricFamily, MetricPoint
-from muai_core.telemetry.catalogue import MODEL_LABEL, RECORDED, Metric
+from muai_core.telemetry.catalogue import MODEL_LABEL, RECORDED
+from muai_core.telemetry.metric import Metric
 
 #: Stands for every model that is not served, so that clients cannot create series.
 NO_MODEL = ""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from muai_core.telemetry.catalogue import METRICS, RECORDED, Metric
+from muai_core.telemetry.catalogue import METRICS, RECORDED
+from muai_core.telemetry.metric import Metric
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(?P<name>[a-z_]+)` \| (?P<kind>\w+) \| (?P<labels>[^|]*)\|", re.MULTILINE)
@@ -16,7 +17,7 @@ CONTRACT = {
     "gpu_temperature_celsius",
     "gpu_health_status",
 }
-UNITS = ("seconds", "bytes", "celsius", "percent")
+UNITS = ("seconds", "bytes", "celsius", "percent", "watts", "joules", "hertz", "ratio")
 
 
 def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -56,7 +57,8 @@ def test_naming_rules(metric: Metric) -> None:
     assert metric.help.endswith(".")
     assert "\n" not in metric.help
     for unit in UNITS:
-        assert unit not in metric.name or metric.name.endswith(f"_{unit}")
+        ends = (f"_{unit}", f"_{unit}_per_second")
+        assert f"_{unit}" not in metric.name or metric.name.endswith(ends)
     for label in metric.labels:
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", label)
         assert label not in ("le", "quantile", "job", "instance")

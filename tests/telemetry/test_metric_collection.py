@@ -1,30 +1,35 @@
 """What the collectors make of facts: unknown is absent, lost devices keep their health."""
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec import Struct, structs
 
 from muai_core.control.actions import PublishRoutes, StartReplica
 from muai_core.control.events import DeviceSourceFailed, ReplicaReady, ReplicaStartFailed
 from muai_core.control.ledger import Ledger
 from muai_core.control.lifecycle import ReplicaState
-from muai_core.control.state import ControlSettings, DeviceRecord, Replica, State
+from muai_core.control.state import (
+    ControlSettings,
+    DeviceHealth,
+    DeviceRecord,
+    OpenFinding,
+    Replica,
+    SourceRecord,
+    State,
+)
 from muai_core.gateway.observer import FinishedRequest
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, DeviceReading, Health
+from muai_core.model.device import Device, DeviceMeasurements, DeviceReading, Measurement
+from muai_core.model.health import Finding, Health
 from muai_core.model.metrics import MetricFamily
 from muai_core.model.placement import Placement
 from muai_core.model.routing import ModelStatus, Route, RoutingTable
 from muai_core.telemetry.catalogue import METRICS
 from muai_core.telemetry.collect import (
     controller_families,
-    device_families,
-    gpu_ids,
     model_families,
     sink_families,
     state_families,
 )
+from muai_core.telemetry.device_catalogue import MEASURED
 from muai_core.telemetry.meters import ControllerMeter, GatewayMeter
 from muai_core.telemetry.registry import Registry
 
@@ -37,10 +42,10 @@ class Progress(Struct, frozen=True):
     tokens_generated: int
 
 
-def gpu(index: int, node: str = "n0", uuid: str | None = None) -> Device:
+def gpu(index: int) -> Device:
     return Device(
-        uuid=uuid or f"GPU-{node}-{index}",
-        node=node,
+        uuid=f"GPU-{index}",
+        node="n0",
         index=index,
         kind="gpu",
         platform="simulated",
@@ -49,14 +54,28 @@ def gpu(index: int, node: str = "n0", uuid: str | None = None) -> Device:
     )
 
 
-def reading(device: Device, **values: object) -> DeviceReading:
-    full = DeviceReading(
+def reading(device: Device) -> DeviceReading:
+    return DeviceReading(
         uuid=device.uuid,
         memory_used_bytes=8 * GIB,
+        memory_reserved_bytes=GIB,
+        memory_foreign_bytes=0,
         utilization_percent=75.5,
         temperature_celsius=65.0,
+        power_watts=300.0,
     )
-    return structs.replace(full, **values)
+
+
+def measured(device: Device) -> DeviceMeasurements:
+    """One value of everything that a source can measure."""
+    values = [
+        Measurement(metric.name, 1.0, tuple("some" for _ in metric.labels[1:]))
+        for metric in MEASURED
+    ]
+    return DeviceMeasurements(device.uuid, tuple(values))
+
+
+XID = Finding(kind="xid", code=63, severity=Health.DEGRADED, reason="XID 63: a row was remapped")
 
 
 def series(families: tuple[MetricFamily, ...]) -> dict[str, dict[tuple[str, ...], float]]:
@@ -81,83 +100,6 @@ def replica(model: str, number: int, state: ReplicaState, restarts: int = 0) -> 
         since_s=0.0,
         restarts=restarts,
     )
-
-
-def test_the_five_gauges_of_a_gpu() -> None:
-    device = gpu(0)
-    found = series(device_families([device], {device.uuid: reading(device)}, {device.uuid: GIB}))
-    assert found == {
-        "gpu_info": {("0", device.uuid, "n0", "H100-80GB"): 1.0},
-        "gpu_memory_used_bytes": {("0",): 8.0 * GIB},
-        "gpu_memory_available_bytes": {("0",): 72.0 * GIB},
-        "gpu_utilization_percent": {("0",): 75.5},
-        "gpu_temperature_celsius": {("0",): 65.0},
-        "gpu_health_status": {("0",): 1.0},
-        "muai_device_claimed_bytes": {("0",): 1.0 * GIB},
-    }
-
-
-def test_cpus_have_no_gpu_series() -> None:
-    cpu = structs.replace(gpu(0), kind="cpu", platform="cpu")
-    assert device_families([cpu], {cpu.uuid: reading(cpu)}, {}) == ()
-
-
-@pytest.mark.parametrize(
-    ("field", "metrics"),
-    [
-        ("memory_used_bytes", {"gpu_memory_used_bytes", "gpu_memory_available_bytes"}),
-        ("utilization_percent", {"gpu_utilization_percent"}),
-        ("temperature_celsius", {"gpu_temperature_celsius"}),
-    ],
-)
-def test_what_a_device_does_not_tell_has_no_series(field: str, metrics: set[str]) -> None:
-    silent, talking = gpu(0), gpu(1)
-    readings = {
-        silent.uuid: reading(silent, **{field: None}),
-        talking.uuid: reading(talking),
-    }
-    found = series(device_families([silent, talking], readings, {}))
-    for name in metrics:
-        assert set(found[name]) == {("1",)}
-    assert set(found["gpu_health_status"]) == {("0",), ("1",)}
-
-
-def test_a_gpu_without_a_reading_has_no_gauges() -> None:
-    assert set(series(device_families([gpu(0)], {}, {}))) == {
-        "gpu_info",
-        "muai_device_claimed_bytes",
-    }
-
-
-@pytest.mark.parametrize("health", list(Health))
-def test_health_is_1_only_where_work_may_go(health: Health) -> None:
-    device = gpu(0)
-    found = series(device_families([device], {device.uuid: reading(device, health=health)}, {}))
-    fit = health in (Health.HEALTHY, Health.DEGRADED)
-    assert found["gpu_health_status"] == {("0",): float(fit)}
-
-
-def test_more_used_than_there_is_leaves_nothing_available() -> None:
-    device = gpu(0)
-    readings = {device.uuid: reading(device, memory_used_bytes=81 * GIB)}
-    found = series(device_families([device], readings, {}))
-    assert found["gpu_memory_available_bytes"] == {("0",): 0.0}
-
-
-def test_gpu_ids_are_indices_and_stay_apart_across_nodes() -> None:
-    one_box = [gpu(0, "a"), gpu(1, "a"), gpu(7, "b")]
-    assert list(gpu_ids(one_box).values()) == ["0", "1", "7"]
-    two_boxes = [gpu(0, "a"), gpu(1, "a"), gpu(0, "b")]
-    assert list(gpu_ids(two_boxes).values()) == ["a/0", "a/1", "b/0"]
-    two_sources = [gpu(0, "a", "u1"), gpu(0, "a", "u2"), gpu(1, "a", "u3")]
-    assert list(gpu_ids(two_sources).values()) == ["u1", "u2", "u3"]
-
-
-@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 3)), max_size=12))
-def test_no_two_gpus_share_a_series(places: list[tuple[str, int]]) -> None:
-    fleet = [gpu(index, node, f"GPU-{number}") for number, (node, index) in enumerate(places)]
-    ids = gpu_ids(fleet)
-    assert len(set(ids.values())) == len(fleet)
 
 
 def test_every_state_has_a_series_even_at_zero() -> None:
@@ -192,7 +134,16 @@ def busy_state() -> State:
     ledger.claim("chat-2", 1, Placement(((gone.uuid,),), (2 * GIB,)))
     records = [
         DeviceRecord(device=gone, source="simulated", reading=reading(gone), present=False),
-        DeviceRecord(device=here, source="simulated", reading=reading(here)),
+        DeviceRecord(
+            device=here,
+            source="simulated",
+            reading=reading(here),
+            condition=DeviceHealth(
+                state=Health.DEGRADED,
+                open=(OpenFinding(finding=XID, first_at_s=1.0, last_at_s=1.0),),
+                counts={"xid:63": 1},
+            ),
+        ),
     ]
     replicas = [
         replica("chat", 1, ReplicaState.READY, restarts=2),
@@ -203,6 +154,7 @@ def busy_state() -> State:
         deployments={"chat": deployment("chat", 2)},
         replicas={one.id: one for one in replicas},
         devices={record.device.uuid: record for record in records},
+        sources={"simulated": SourceRecord(observed_at_s=1.0)},
         ledger=ledger,
         applied={"DevicesObserved": 7},
         stale={"ReplicaExited: late": 1, "ReplicaExited: an earlier epoch": 2},
@@ -228,14 +180,6 @@ def test_the_state_tells_events_replicas_and_devices() -> None:
     assert found["muai_replica_requests_running"] == {("chat", "chat-1"): 4.0}
     assert found["muai_replica_requests_waiting"] == {("chat", "chat-1"): 1.0}
     assert found["muai_replica_tokens_generated"] == {("chat", "chat-1"): 99.0}
-
-
-def test_a_lost_gpu_keeps_only_its_health_and_claims() -> None:
-    found = series(state_families(busy_state(), {}, {}))
-    assert found["gpu_health_status"] == {("0",): 1.0, ("1",): 0.0}
-    assert found["muai_device_claimed_bytes"] == {("0",): 4.0 * GIB, ("1",): 2.0 * GIB}
-    for name in ("memory_used_bytes", "utilization_percent", "temperature_celsius"):
-        assert set(found[f"gpu_{name}"]) == {("0",)}
 
 
 def finished(model: str | None, **values: object) -> FinishedRequest:
@@ -366,7 +310,13 @@ def test_every_metric_of_the_catalogue_is_fed_and_nothing_else() -> None:
     families = (
         *controller_families("0.1.0", 1.0, 10),
         *sink_families({"prometheus": 0}),
-        *state_families(busy_state(), {("chat-1", 3): 1}, {"chat-1": Progress(1, 0, 5)}),
+        *state_families(
+            busy_state(),
+            {("chat-1", 3): 1},
+            {"chat-1": Progress(1, 0, 5)},
+            {"GPU-0": measured(gpu(0))},
+            unix_offset_s=1e9,
+        ),
         *registry.collect(),
     )
     metrics = {metric.name: metric for metric in METRICS}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from muai_core.model.metrics import MetricPoint
 from muai_core.telemetry import catalogue
-from muai_core.telemetry.catalogue import Metric
+from muai_core.telemetry.metric import Metric
 from muai_core.telemetry.registry import NO_MODEL, Registry
 
 HITS = Metric(name="hits", kind="counter", help="Hits.", labels=("model", "code"))

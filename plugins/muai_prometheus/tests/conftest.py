@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from muai_prometheus import PrometheusSink
 
-from muai_core.model.device import Device, DeviceReading, Health
+from muai_core.control.state import DeviceHealth, DeviceRecord
+from muai_core.model.device import Device, DeviceReading
+from muai_core.model.health import Finding, Health
 from muai_core.model.metrics import MetricFamily, MetricPoint
 from muai_core.telemetry.catalogue import METRICS
-from muai_core.telemetry.collect import device_families
+from muai_core.telemetry.devices import DeviceCollector, DeviceFacts
 
 GIB = 2**30
 
@@ -69,29 +71,38 @@ def whole_catalogue() -> tuple[MetricFamily, ...]:
     )
 
 
+def a_gpu(index: int) -> DeviceRecord:
+    device = Device(
+        uuid=f"GPU-{index}",
+        node="sim",
+        index=index,
+        kind="gpu",
+        platform="simulated",
+        name="H100-80GB",
+        memory_total_bytes=80 * GIB,
+    )
+    health = Health.FAILED if index == 7 else Health.HEALTHY
+    broken = Finding(kind="row_remap_failure", severity=Health.FAILED, reason="no spare rows left")
+    reading = DeviceReading(
+        uuid=device.uuid,
+        findings=(broken,) if index == 7 else (),
+        memory_used_bytes=(index + 1) * GIB + 1,
+        utilization_percent=index * 12.5,
+        temperature_celsius=40.25 + index,
+    )
+    condition = DeviceHealth(state=health)
+    return DeviceRecord(device=device, source="simulated", reading=reading, condition=condition)
+
+
 @pytest.fixture
 def eight_gpus() -> tuple[MetricFamily, ...]:
-    """The device gauges of eight simulated H100s, the last one failed."""
-    devices = [
-        Device(
-            uuid=f"GPU-{index}",
-            node="sim",
-            index=index,
-            kind="gpu",
-            platform="simulated",
-            name="H100-80GB",
-            memory_total_bytes=80 * GIB,
-        )
-        for index in range(8)
-    ]
-    readings = {
-        device.uuid: DeviceReading(
-            uuid=device.uuid,
-            health=Health.FAILED if device.index == 7 else Health.HEALTHY,
-            memory_used_bytes=(device.index + 1) * GIB + 1,
-            utilization_percent=device.index * 12.5,
-            temperature_celsius=40.25 + device.index,
-        )
-        for device in devices
-    }
-    return device_families(devices, readings, {})
+    """The device metrics of eight simulated H100s, the last one failed."""
+    facts = DeviceFacts(
+        records=tuple(a_gpu(index) for index in range(8)),
+        measurements={},
+        claims={},
+        models={},
+        observed_at_s={},
+        now_s=0.0,
+    )
+    return DeviceCollector().collect(facts)
