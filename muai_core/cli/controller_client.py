@@ -47,6 +47,13 @@ class NotFound(click.ClickException):
     """The controller knows nothing of that name; the text says what it knows."""
 
 
+class Ambiguous(click.ClickException):
+    """The name fits several things that the controller knows; the text says which."""
+
+
+_ERRORS: dict[int, type[click.ClickException]] = {404: NotFound, 409: Ambiguous}
+
+
 class _UnixConnection(HTTPConnection):
     def __init__(self, state_dir: Path) -> None:
         super().__init__("localhost", timeout=TIMEOUT_S)
@@ -108,6 +115,24 @@ def get_status(state_dir: Path) -> dict[str, Any]:
     return answer.body
 
 
+def get_devices(state_dir: Path) -> Answer:
+    """The running controller's devices, links and sources, and its pid."""
+    answer = ask(state_dir, "GET", "/v1/devices")
+    _expect_ok(answer)
+    return answer
+
+
+def post_reinstate(state_dir: Path, device: str) -> dict[str, Any]:
+    """Tell the running controller that a device is fit again; the device as it was until now.
+
+    Raises NotFound or Ambiguous when the name is not that of one device.
+    """
+    answer = ask(state_dir, "POST", "/v1/reinstate", {"device": device})
+    _expect_ok(answer)
+    found: dict[str, Any] = answer.body["device"]
+    return found
+
+
 def get_explanation(state_dir: Path, model: str) -> dict[str, Any]:
     """Why a model of the running controller is where it is."""
     answer = ask(state_dir, "GET", f"/v1/explain/{quote(model, safe='')}")
@@ -126,4 +151,4 @@ def _expect_ok(answer: Answer) -> None:
     if answer.status < 400:
         return
     message = str(answer.body.get("error", {}).get("message", f"status {answer.status}"))
-    raise (NotFound if answer.status == 404 else click.ClickException)(message)
+    raise _ERRORS.get(answer.status, click.ClickException)(message)

@@ -1,100 +1,85 @@
 """`muai devices`: what there is to run models on, and how it is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
-from muai_core.cli.output import UNKNOWN, json_option, note, paragraph, print_json, print_table
+from muai_core.cli.outlook import Outlook, Picture
+from muai_core.cli.output import json_option, note, print_json
 from muai_core.cli.state_directory import state_dir_option
-from muai_core.cli.wording import device_label, memory, quantity
+
+DEFAULT_INTERVAL_S = 2.0
 
 
 @click.command("devices")
 @click.argument("file", required=False)
+@click.option("--topology", is_flag=True, help="Show how the GPUs of a node reach each other.")
+@click.option("--watch", is_flag=True, help="Look again and again until Ctrl-C.")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0.1, max=3600),
+    default=DEFAULT_INTERVAL_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two looks of --watch.",
+)
 @state_dir_option
 @json_option
-def command(file: str | None, state_dir: Path, as_json: bool) -> None:
+def command(
+    file: str | None,
+    topology: bool,
+    watch: bool,
+    interval_s: float,
+    state_dir: Path,
+    as_json: bool,
+) -> None:
     """List the devices and their health.
 
     As a running controller sees them; without one, or with a config FILE, they are looked at once.
     A device source that fails is told on stderr.
     """
-    devices, complaints = (None if file else _of_controller(state_dir)) or _observed(file)
-    for complaint in complaints:
-        note(complaint)
+    if watch and topology:
+        raise click.UsageError("--topology does not change, so there is nothing to --watch")
+    with _outlook(state_dir, file) as outlook:
+        if watch:
+            from muai_core.cli.device_watch import watch as watch_devices
+
+            watch_devices(outlook.look, interval_s, as_json)
+            return
+        picture = outlook.look()
+    for remark in picture.remarks():
+        note(remark)
     if as_json:
-        print_json(devices)
+        for fault in picture.faults():
+            note(fault)
+        print_json(picture.links if topology else picture.devices)
+    elif topology:
+        _print_topology(picture)
     else:
-        print_devices(devices)
+        _print_devices(picture)
 
 
-View = list[dict[str, Any]]
+def _print_devices(picture: Picture) -> None:
+    from muai_core.cli.device_table import print_devices
+
+    print_devices(picture.devices, picture.faults(), quiet=bool(picture.absences))
 
 
-def _of_controller(state_dir: Path) -> tuple[View, list[str]] | None:
-    from muai_core.cli.controller_client import NoController, get_status
+def _print_topology(picture: Picture) -> None:
+    from muai_core.cli.topology import print_topology
 
+    for fault in picture.faults():
+        note(fault)
+    print_topology(picture.devices, picture.links)
+
+
+@contextmanager
+def _outlook(state_dir: Path, file: str | None) -> Iterator[Outlook]:
+    outlook = Outlook(state_dir, file)
     try:
-        status = get_status(state_dir)
-    except NoController:
-        return None
-    return status["devices"], source_complaints(status["device_sources"])
-
-
-def _observed(file: str | None) -> tuple[View, list[str]]:
-    import time
-
-    from muai_core.runtime.observation import devices_in, observe_once
-    from muai_core.runtime.status import devices_view, sources_view
-
-    state = devices_in(observe_once(_sources(file)))
-    complaints = source_complaints(sources_view(state, time.monotonic()))
-    return devices_view(state), [*complaints, *state.rejected]
-
-
-def source_complaints(sources: View) -> list[str]:
-    """What device sources failed with, a line each."""
-    return [
-        f"device source {source['name']}: {source['failure']}"
-        for source in sources
-        if source["failure"] is not None
-    ]
-
-
-def _sources(file: str | None) -> dict[Any, Any]:
-    from muai_core import builtin
-
-    if file is None:
-        sources = builtin.load().device_sources.values()
-        return {source: {} for source in sources if source.on_by_default}
-    from muai_core.config import load_config
-
-    loaded = load_config(file, load_plugins=builtin.load)
-    known = loaded.plugins.device_sources
-    return {known[name]: options for name, options in loaded.device_source_options().items()}
-
-
-def print_devices(devices: View) -> None:
-    """The devices as a table, after a friendly word when none of them is a GPU."""
-    if not any(device["kind"] == "gpu" for device in devices):
-        paragraph("No GPU was found; models run on the CPU.")
-    headings = ["device", "name", "memory", "used", "ours", "foreign", "util", "temp", "power"]
-    rows = [
-        [
-            device_label(device),
-            device["name"],
-            memory(device["memory_total_bytes"]),
-            memory(device["memory_used_bytes"]),
-            memory(device["memory_own_bytes"]),
-            memory(device["memory_foreign_bytes"]),
-            quantity(device["utilization_percent"], "%"),
-            quantity(device["temperature_celsius"], "°C"),
-            quantity(device["power_watts"], "W"),
-            device["health"],
-            device["health_reason"] or UNKNOWN,
-        ]
-        for device in devices
-    ]
-    right = "memory, used, ours, foreign, util, temp, power"
-    print_table([*headings, "health", "reason"], rows, right=right)
+        yield outlook
+    finally:
+        outlook.close()

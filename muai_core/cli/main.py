@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "Show what would be placed where, and start nothing.",
     "explain": "Explain why MODEL is where it is, or why it waits.",
     "devices": "List the devices and their health.",
+    "reinstate": "Tell the running controller that DEVICE is fit again.",
     "plugins": "List the plugins and what they register.",
     "status": "Show the models, replicas and devices of a running controller.",
     "stop": "Stop a running controller.",

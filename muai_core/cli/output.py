@@ -20,7 +20,7 @@ _GAP = 2
 #: Columns of text are not made narrower than this.
 _PROSE_AT_LEAST = 16
 
-_STYLES = {
+STYLES = {
     "ready": "green",
     "healthy": "green",
     "ok": "green",
@@ -101,7 +101,7 @@ def _draw(
         not number and _is_prose(column) for number, column in zip(right, columns, strict=True)
     ]
     lines = [
-        [Text(cell, style=_STYLES.get(cell, "") if line else "bold") for cell in cells]
+        [Text(cell, style=STYLES.get(cell, "") if line else "bold") for cell in cells]
         for line, cells in enumerate(zip(*columns, strict=True))
     ]
     console = Console()

@@ -8,7 +8,8 @@ import click
 from muai_core.cli.configured import config_arguments, load_or_exit, report_and_exit
 from muai_core.cli.output import json_option, note, paragraph, print_json, print_table
 from muai_core.cli.verdicts import print_verdicts
-from muai_core.cli.wording import counted, device_label, device_ranges, memory, shape, text
+from muai_core.cli.wording import counted, device_ranges, memory, shape, text
+from muai_core.runtime.device_names import device_name
 
 if TYPE_CHECKING:
     from muai_core.runtime.dry_run import DryRun
@@ -113,7 +114,7 @@ def _print_replicas(view: dict[str, Any]) -> None:
 def _print_devices(devices: dict[str, Any]) -> None:
     rows = [
         [
-            device_label(device),
+            device_name(device),
             device["name"],
             memory(device["capacity_bytes"]),
             memory(device["foreign_bytes"]),

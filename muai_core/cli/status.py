@@ -29,7 +29,8 @@ def command(state_dir: Path, as_json: bool) -> None:
 
 def print_status(status: dict[str, Any]) -> None:
     """A line on the controller, then models, replicas, devices and sinks as tables."""
-    from muai_core.cli.devices import print_devices, source_complaints
+    from muai_core.cli.device_table import print_devices
+    from muai_core.cli.outlook import fault_lines, source_complaints
 
     uptime = duration(status["uptime_s"])
     state = "running" if status["state"] == "running" else f"{status['state']}, up"
@@ -41,7 +42,7 @@ def print_status(status: dict[str, Any]) -> None:
     _print_replicas(status["models"])
     if status["devices"]:
         paragraph()
-        print_devices(status["devices"])
+        print_devices(status["devices"], fault_lines(status["device_sources"]))
     if status["sinks"]:
         paragraph()
         _print_sinks(status["sinks"])

@@ -5,6 +5,7 @@ from typing import Any
 
 from muai_core.cli.output import UNKNOWN
 from muai_core.planning.wording import gib
+from muai_core.runtime.device_names import device_name
 
 
 def memory(memory_bytes: int | None) -> str:
@@ -42,11 +43,6 @@ def shape(tensor_parallel_size: int, pipeline_parallel_size: int) -> str:
     return f"TP {tensor_parallel_size} x PP {pipeline_parallel_size}"
 
 
-def device_label(device: Mapping[str, Any]) -> str:
-    """A device for people, e.g. 'sim/gpu0'."""
-    return f"{device['node']}/{device['kind']}{device['index']}"
-
-
 def device_ranges(devices: Iterable[Mapping[str, Any]]) -> str:
     """Labels in the given order, runs of neighbours shortened: 'sim/gpu0-3 sim/gpu6'."""
     runs: list[list[Mapping[str, Any]]] = []
@@ -59,11 +55,13 @@ def device_ranges(devices: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _follows(before: Mapping[str, Any], device: Mapping[str, Any]) -> bool:
+    if ":" in before["label"] + device["label"]:
+        return False
     place = (before["node"], before["kind"], before["index"] + 1)
     return place == (device["node"], device["kind"], device["index"])
 
 
 def _run_label(run: Sequence[Mapping[str, Any]]) -> str:
     if len(run) == 1:
-        return device_label(run[0])
-    return f"{device_label(run[0])}-{run[-1]['index']}"
+        return device_name(run[0])
+    return f"{device_name(run[0])}-{run[-1]['index']}"

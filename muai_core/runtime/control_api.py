@@ -3,7 +3,9 @@
 | request | answer |
 | --- | --- |
 | `GET /v1/status` | 200, the status view |
+| `GET /v1/devices` | 200, the devices, their links and sources |
 | `GET /v1/explain/{model}` | 200, the explanation; 404 names the models that exist |
+| `POST /v1/reinstate` `{"device": str}` | 202, the device; 404 or 409 when it is not clear |
 | `POST /v1/stop` `{"now": bool}` | 202, `{"stopping": true}` |
 
 Errors are `{"error": {"message": ...}}`. The socket lies in the state directory with mode 0600: the
@@ -21,6 +23,7 @@ import msgspec
 from aiohttp import web
 
 from muai_core.runtime import control_socket
+from muai_core.runtime.device_names import AmbiguousDevice, UnknownDevice, find_device
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +36,10 @@ class _StopRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     now: bool = False
 
 
+class _ReinstateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    device: str
+
+
 class ControlApi:
     """Serves one controller's state directory. All callables are called on the event loop."""
 
@@ -42,15 +49,20 @@ class ControlApi:
         status: Callable[[], Mapping[str, Any]],
         explain: Callable[[str], Mapping[str, Any] | None],
         stop: Callable[[bool], None],
+        devices: Callable[[], Mapping[str, Any]],
+        reinstate: Callable[[str], None],
     ) -> None:
         """`explain` gets a model's name and answers None for one that does not exist.
 
-        `stop` gets whether to stop now instead of draining first, and returns at once.
+        `stop` gets whether to stop now instead of draining first, and returns at once; `reinstate`
+        likewise gets the UUID of a device that exists. `devices` answers a `devices_report`.
         """
         self._state_dir = state_dir
         self._status = status
         self._explain = explain
         self._stop = stop
+        self._devices = devices
+        self._reinstate = reinstate
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
 
@@ -58,7 +70,9 @@ class ControlApi:
         """Listen. Raises OSError when the socket cannot be made."""
         app = web.Application(middlewares=[_errors_as_json], client_max_size=_BODY_MAX_BYTES)
         app.router.add_get("/v1/status", self._get_status)
+        app.router.add_get("/v1/devices", self._get_devices)
         app.router.add_get("/v1/explain/{model:.+}", self._get_explanation)
+        app.router.add_post("/v1/reinstate", self._post_reinstate)
         app.router.add_post("/v1/stop", self._post_stop)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_TIMEOUT_S)
         await runner.setup()
@@ -89,6 +103,9 @@ class ControlApi:
     async def _get_status(self, _: web.Request) -> web.Response:
         return _answer(200, self._status())
 
+    async def _get_devices(self, _: web.Request) -> web.Response:
+        return _answer(200, self._devices())
+
     async def _get_explanation(self, request: web.Request) -> web.Response:
         model = request.match_info["model"]
         explanation = self._explain(model)
@@ -99,6 +116,21 @@ class ControlApi:
             known = ", ".join(models) or "none"
             return _error(404, f"there is no model {model!r}; there are: {known}")
         return _answer(200, explanation)
+
+    async def _post_reinstate(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        try:
+            wanted = msgspec.json.decode(body, type=_ReinstateRequest)
+        except msgspec.MsgspecError as error:
+            return _error(400, f"expected a JSON object like {{'device': 'GPU-…'}}: {error}")
+        try:
+            device = find_device(self._devices()["devices"], wanted.device)
+        except UnknownDevice as error:
+            return _error(404, str(error))
+        except AmbiguousDevice as error:
+            return _error(409, str(error))
+        self._reinstate(device["uuid"])
+        return _answer(202, {"device": device})
 
     async def _post_stop(self, request: web.Request) -> web.Response:
         body = await request.read()

@@ -24,7 +24,7 @@ from muai_core.control import events as ev
 from muai_core.gateway.server import Gateway
 from muai_core.model.routing import RoutingTable
 from muai_core.planning.wording import described, one_line
-from muai_core.runtime import assembly, explain, status
+from muai_core.runtime import assembly, device_views, explain, status
 from muai_core.runtime.control_api import ControlApi
 from muai_core.runtime.executor import Executor
 from muai_core.runtime.inbox import Inbox
@@ -151,7 +151,12 @@ class Controller:
             )
             stack.push_async_callback(self.executor.close)
             api = ControlApi(
-                self._instance.state_dir, self._status, self._explain, self._stop_as_asked
+                self._instance.state_dir,
+                self._status,
+                self._explain,
+                self._stop_as_asked,
+                devices=self._devices,
+                reinstate=self._reinstate,
             )
             with using(self._instance.state_dir):
                 await api.start()
@@ -226,7 +231,6 @@ class Controller:
         self.gateway.publish(table)
 
     def _health(self) -> dict[str, Any]:
-        records = self.plane.state.devices.values()
         return {
             "controller": {
                 "version": muai_core.__version__,
@@ -234,17 +238,7 @@ class Controller:
                 "stopping": self._stopping,
                 "requests_in_flight": sum(self._in_flight().values()),
             },
-            "devices": [
-                {
-                    "uuid": record.device.uuid,
-                    "index": record.device.index,
-                    "kind": record.device.kind,
-                    "name": record.device.name,
-                    "health": record.health.value,
-                    "health_reason": record.health_reason,
-                }
-                for record in records
-            ],
+            "devices": device_views.health_view(self.plane.state),
         }
 
     # --- what others see ------------------------------------------------------------------------
@@ -269,6 +263,14 @@ class Controller:
         return explain.explain_view(
             self.plane.state, model, self._resolved.choices.get(model, ()), self.clock()
         )
+
+    def _devices(self) -> dict[str, Any]:
+        return device_views.devices_report(
+            self.plane.state, self.clock(), self.monitor.measurements, self.monitor.absences()
+        )
+
+    def _reinstate(self, uuid: str) -> None:
+        self._inbox.put(ev.DeviceReinstated(uuid=uuid))
 
     def _stop_as_asked(self, now: bool) -> None:
         self.stop()

@@ -13,14 +13,8 @@ from muai_core.model.deployment import Deployment
 from muai_core.model.fleet import Fleet, PlacementRequest
 from muai_core.model.placement import Refusal
 from muai_core.planning.filters import eligible
-from muai_core.runtime.status import (
-    View,
-    choices_view,
-    identity,
-    model_facts,
-    replica_view,
-    replicas_of,
-)
+from muai_core.runtime.device_views import View, identity
+from muai_core.runtime.status import choices_view, model_facts, replica_view, replicas_of
 
 if TYPE_CHECKING:
     from muai_core.runtime.resolution import EngineChoice

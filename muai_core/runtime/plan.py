@@ -7,8 +7,9 @@ from muai_core.control.lifecycle import HOLDS_DEVICES
 from muai_core.control.state import Replica, State
 from muai_core.model.deployment import Deployment
 from muai_core.model.placement import Refusal
+from muai_core.runtime.device_views import View, identity, sources_view
 from muai_core.runtime.dry_run import DryRun
-from muai_core.runtime.status import View, choices_view, identity, replicas_of, sources_view
+from muai_core.runtime.status import choices_view, replicas_of
 
 
 def plan_view(result: DryRun) -> View:
@@ -75,6 +76,7 @@ def devices_after(state: State) -> dict[str, Any]:
             "island": view.device.island,
             "health": view.health.value,
             "health_reason": view.health_reason,
+            "advice": state.devices[view.uuid].condition.advice or None,
             "capacity_bytes": view.device.memory_total_bytes,
             "foreign_bytes": state.devices[view.uuid].reading.memory_foreign_bytes,
             "allocatable_bytes": view.allocatable_bytes,

@@ -7,23 +7,21 @@ environments may hold secrets, so no view contains them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, to_builtins
 
 from muai_core.control.lifecycle import HOLDS_DEVICES
 from muai_core.control.routes import routes_of
-from muai_core.control.state import DeviceRecord, Loss, Replica, State
+from muai_core.control.state import Loss, Replica, State
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device
 from muai_core.plugin.loading import PluginRecord
+from muai_core.runtime.device_views import View, ago_s, devices_view, identity, sources_view
 
 if TYPE_CHECKING:
     from muai_core.runtime.journal import JournalState
     from muai_core.runtime.resolution import EngineChoice
     from muai_core.runtime.sinks import SinkStatus
-
-View = dict[str, Any]
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):
@@ -59,7 +57,7 @@ def status_view(state: State, surroundings: Surroundings, now_s: float) -> View:
         "models": {
             name: _model_view(state, name, surroundings, now_s) for name in _model_names(state)
         },
-        "devices": devices_view(state),
+        "devices": devices_view(state, now_s),
         "device_sources": sources_view(state, now_s),
         "sinks": [to_builtins(sink) for sink in surroundings.sinks],
         "journal": to_builtins(surroundings.journal),
@@ -67,62 +65,6 @@ def status_view(state: State, surroundings: Surroundings, now_s: float) -> View:
         "events_rejected": dict(state.rejected),
         "policy_failures": dict(state.policy_failures),
     }
-
-
-def devices_view(state: State) -> list[View]:
-    """All devices, sorted by node, kind (GPUs first) and index."""
-    records = sorted(state.devices.values(), key=_device_order)
-    return [device_view(record, state) for record in records]
-
-
-def device_view(record: DeviceRecord, state: State) -> View:
-    """One device; `memory_free_bytes` is what nobody uses, claimed or not."""
-    reading = record.reading
-    used, foreign = reading.memory_used_bytes, reading.memory_foreign_bytes
-    total = record.device.memory_total_bytes
-    return {
-        **identity(record.device),
-        "pci_bus_id": record.device.pci_bus_id,
-        "compute_capability": record.device.compute_capability,
-        "island": record.device.island,
-        "source": record.source,
-        "present": record.present,
-        "health": record.health.value,
-        "health_reason": record.health_reason,
-        "memory_total_bytes": total,
-        "memory_used_bytes": used,
-        "memory_free_bytes": None if used is None else max(0, total - used),
-        "memory_foreign_bytes": foreign,
-        "memory_own_bytes": None if used is None or foreign is None else max(0, used - foreign),
-        "memory_claimed_bytes": state.ledger.claimed_bytes(record.device.uuid),
-        "utilization_percent": reading.utilization_percent,
-        "temperature_celsius": reading.temperature_celsius,
-        "power_watts": reading.power_watts,
-    }
-
-
-def identity(device: Device) -> View:
-    """What names a device, for scripts and for people."""
-    return {
-        "uuid": device.uuid,
-        "index": device.index,
-        "node": device.node,
-        "kind": device.kind,
-        "platform": device.platform,
-        "name": device.name,
-    }
-
-
-def sources_view(state: State, now_s: float) -> list[View]:
-    """The device sources: when each was last heard of, and what it complained about since."""
-    return [
-        {
-            "name": name,
-            "observed_ago_s": _ago_s(source.observed_at_s, now_s),
-            "failure": source.failure,
-        }
-        for name, source in state.sources.items()
-    ]
 
 
 def plugins_view(records: Iterable[PluginRecord], core_version: str) -> list[View]:
@@ -159,7 +101,7 @@ def loss_view(loss: Loss | None, now_s: float) -> View | None:
     """The last failure, without its log."""
     if loss is None:
         return None
-    return {"ago_s": _ago_s(loss.at_s, now_s), "epoch": loss.epoch, "cause": loss.cause}
+    return {"ago_s": ago_s(loss.at_s, now_s), "epoch": loss.epoch, "cause": loss.cause}
 
 
 def model_facts(deployment: Deployment) -> View:
@@ -186,7 +128,7 @@ def replica_view(state: State, replica: Replica, now_s: float) -> View:
     return {
         "id": replica.id,
         "state": replica.state.value,
-        "for_s": _ago_s(replica.since_s, now_s),
+        "for_s": ago_s(replica.since_s, now_s),
         "stage": replica.stage,
         "detail": replica.detail,
         "generation": replica.generation,
@@ -232,15 +174,6 @@ def _model_view(state: State, name: str, surroundings: Surroundings, now_s: floa
         **model_facts(deployment),
         "replicas": rows,
     }
-
-
-def _device_order(record: DeviceRecord) -> tuple[str, bool, int, str]:
-    device = record.device
-    return device.node, device.kind == "cpu", device.index, device.uuid
-
-
-def _ago_s(moment_s: float | None, now_s: float) -> float | None:
-    return None if moment_s is None else round(max(0.0, now_s - moment_s), 3)
 
 
 def _in_s(moment_s: float | None, now_s: float) -> float | None:

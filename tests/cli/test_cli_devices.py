@@ -7,10 +7,11 @@ from typing import Any
 
 from msgspec import structs
 
+from muai_core.control.state import State
 from muai_core.model.device import Device, DeviceReading, Inventory
 from muai_core.plugin.device_source import DeviceSource
-from muai_core.runtime.observation import devices_in, observe_once
-from muai_core.runtime.status import devices_view
+from muai_core.runtime.device_views import devices_view
+from muai_core.runtime.observation import DeviceWatch
 
 HERE = Path(__file__).parent
 MODEL = "  chat: {source: weights, engine: fake}\n"
@@ -95,9 +96,18 @@ class Foreign(Source):
         return structs.replace(super().observe(now_s), source="somebody else")
 
 
+def seen(*sources: Source, deadline_s: float = 10.0) -> State:
+    """What a look at these sources leads to; they are closed afterwards."""
+    watch = DeviceWatch({source: {} for source in sources})
+    try:
+        return watch.look(deadline_s)
+    finally:
+        watch.close()
+
+
 def test_a_failing_source_costs_only_its_own_devices() -> None:
     good, bad, lying = Source("good"), Raising("bad"), Foreign("lying")
-    state = devices_in(observe_once({good: {}, bad: {}, lying: {}}))
+    state = seen(good, bad, lying)
     assert list(state.devices) == ["GPU-1"]
     assert state.sources["bad"].failure == "RuntimeError: driver/library version mismatch"
     assert "somebody else" in (state.sources["lying"].failure or "")
@@ -105,7 +115,7 @@ def test_a_failing_source_costs_only_its_own_devices() -> None:
 
 
 def test_a_device_that_uses_more_than_it_has_is_not_below_zero() -> None:
-    (view,) = devices_view(devices_in(observe_once({Source("one"): {}})))
+    (view,) = devices_view(seen(Source("one")), 0.0)
     assert view["memory_free_bytes"] == 0
 
 
@@ -118,7 +128,7 @@ def test_a_source_that_does_not_answer_is_given_up() -> None:
             return super().observe(now_s)
 
     try:
-        state = devices_in(observe_once({Stuck("stuck"): {}, Source("good", "GPU-2"): {}}, 0.2))
+        state = seen(Stuck("stuck"), Source("good", "GPU-2"), deadline_s=0.2)
     finally:
         release.set()
     assert list(state.devices) == ["GPU-2"]
@@ -126,7 +136,7 @@ def test_a_source_that_does_not_answer_is_given_up() -> None:
 
 
 def test_a_device_that_two_sources_report_is_told() -> None:
-    state = devices_in(observe_once({Source("one"): {}, Source("two"): {}}))
+    state = seen(Source("one"), Source("two"))
     assert any("reported by both one and two" in why for why in state.rejected)
 
 

@@ -46,7 +46,7 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 
 def test_neighbouring_devices_are_one_range() -> None:
     devices = [
-        {"node": node, "kind": kind, "index": index}
+        {"node": node, "kind": kind, "index": index, "label": str(index)}
         for node, kind, index in [
             ("a", "gpu", 0),
             ("a", "gpu", 1),

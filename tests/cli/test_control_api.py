@@ -20,6 +20,7 @@ class FakeController:
 
     def __init__(self) -> None:
         self.stops: list[bool] = []
+        self.reinstated: list[str] = []
         self.failure: Exception | None = None
 
     def status(self) -> dict[str, Any]:
@@ -30,8 +31,26 @@ class FakeController:
     def explain(self, model: str) -> dict[str, Any] | None:
         return {"model": model} if model in ("chat", "org/small") else None
 
+    def devices(self) -> dict[str, Any]:
+        return {
+            "devices": [
+                {"uuid": "GPU-1111aaaa", "node": "a", "kind": "gpu", "label": "0"},
+                {"uuid": "GPU-1111bbbb", "node": "a", "kind": "gpu", "label": "1"},
+                {"uuid": "GPU-1111cccc", "node": "a", "kind": "gpu", "label": "1:0"},
+                {"uuid": "GPU-2222aaaa", "node": "b", "kind": "gpu", "label": "0"},
+                {"uuid": "CPU-b", "node": "b", "kind": "cpu", "label": "0"},
+            ]
+        }
+
     def api(self, state_dir: Path) -> ControlApi:
-        return ControlApi(state_dir, self.status, self.explain, self.stops.append)
+        return ControlApi(
+            state_dir,
+            self.status,
+            self.explain,
+            self.stops.append,
+            devices=self.devices,
+            reinstate=self.reinstated.append,
+        )
 
 
 @pytest.fixture
@@ -101,6 +120,63 @@ async def test_stop_without_a_body_drains(served: Path, controller: FakeControll
     answer = await ask(client.ask, served, "POST", "/v1/stop")
     assert (answer.status, answer.body) == (202, {"stopping": True})
     assert controller.stops == [False]
+
+
+async def test_the_devices_go_through(served: Path) -> None:
+    answer = await ask(client.get_devices, served)
+    assert answer.pid == os.getpid()
+    assert len(answer.body["devices"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "uuid"),
+    [
+        ("GPU-1111bbbb", "GPU-1111bbbb"),
+        ("GPU-2222", "GPU-2222aaaa"),
+        ("a/gpu0", "GPU-1111aaaa"),
+        ("a/0", "GPU-1111aaaa"),
+        ("b/cpu0", "CPU-b"),
+        ("gpu1", "GPU-1111bbbb"),
+        ("1", "GPU-1111bbbb"),
+        (" a/gpu1:0 ", "GPU-1111cccc"),
+    ],
+)
+async def test_a_device_is_reinstated_by_any_name_that_is_clear(
+    served: Path, controller: FakeController, name: str, uuid: str
+) -> None:
+    assert (await ask(client.post_reinstate, served, name))["uuid"] == uuid
+    assert controller.reinstated == [uuid]
+
+
+@pytest.mark.parametrize("name", ["gpu7", "GPU-", "", "GPU-3333aaaa", "c/gpu0"])
+async def test_an_unknown_device_is_told_which_there_are(
+    served: Path, controller: FakeController, name: str
+) -> None:
+    with pytest.raises(client.NotFound) as caught:
+        await ask(client.post_reinstate, served, name)
+    assert f"there is no device {name!r}" in caught.value.message
+    assert "a/gpu0, a/gpu1, a/gpu1:0, b/gpu0, b/cpu0" in caught.value.message
+    assert controller.reinstated == []
+
+
+@pytest.mark.parametrize(
+    ("name", "one_of_them"),
+    [("gpu0", "b/gpu0 (GPU-2222aaaa)"), ("b/0", "b/cpu0"), ("GPU-1111", "a/gpu1:0")],
+)
+async def test_a_name_of_several_devices_reinstates_none(
+    served: Path, controller: FakeController, name: str, one_of_them: str
+) -> None:
+    with pytest.raises(client.Ambiguous) as caught:
+        await ask(client.post_reinstate, served, name)
+    assert one_of_them in caught.value.message
+    assert controller.reinstated == []
+
+
+@pytest.mark.parametrize("body", [None, {"device": 3}, {"uuid": "GPU-1"}])
+async def test_a_wrong_word_on_a_device_is_refused(served: Path, body: Any) -> None:
+    answer = await ask(client.ask, served, "POST", "/v1/reinstate", body)
+    assert answer.status == 400
+    assert "expected a JSON object" in answer.body["error"]["message"]
 
 
 @pytest.mark.parametrize("body", [{"now": "yes"}, {"later": True}])
@@ -187,8 +263,8 @@ def test_a_controller_that_hangs_is_told_in_time(
     assert "does not answer: timed out" in caught.value.message
 
 
-@pytest.mark.parametrize("command", ["status", "stop"])
-def test_commands_without_a_controller_exit_with_3(command: str, muai: Any) -> None:
-    done = muai(command)
+@pytest.mark.parametrize("command", [["status"], ["stop"], ["reinstate", "gpu0"]])
+def test_commands_without_a_controller_exit_with_3(command: list[str], muai: Any) -> None:
+    done = muai(*command)
     assert (done.status, done.out) == (3, "")
     assert "no controller is running" in done.err

@@ -15,10 +15,11 @@ from muai_core.model.device import Device, DeviceReading, Inventory
 from muai_core.planning.balanced import Balanced
 from muai_core.plugin.loading import PluginRecord
 from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss
+from muai_core.runtime.device_views import View
 from muai_core.runtime.explain import explain_view
 from muai_core.runtime.resolution import EngineChoice
 from muai_core.runtime.sinks import SinkStatus
-from muai_core.runtime.status import Surroundings, View, status_view
+from muai_core.runtime.status import Surroundings, status_view
 
 GIB = 1024**3
 CHAT = Deployment(
