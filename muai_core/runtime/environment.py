@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from muai_core.model.device import Device
+
 _INHERITED = frozenset(
     {
         "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR",
@@ -39,6 +41,12 @@ def compose_environment(own: Mapping[str, str], engine: Mapping[str, str]) -> di
     """
     inherited = {name: value for name, value in own.items() if _is_inherited(name)}
     return {**inherited, **_DEFAULTS, **engine}
+
+
+def device_environment(devices: tuple[Device, ...]) -> dict[str, str]:
+    """What makes a process see exactly its devices, by UUID and in rank order."""
+    cuda = [device.uuid for device in devices if device.platform == "cuda"]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(cuda)}
 
 
 def _is_inherited(name: str) -> bool:

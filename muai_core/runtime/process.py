@@ -99,15 +99,20 @@ class ReplicaProcess:
         cwd: Path | None,
         log_path: Path,
         marker: str,
+        stdout_fd: int | None = None,
     ) -> "ReplicaProcess":
         """Starts the program with exactly `env` and the marker, output appended to `log_path`.
+
+        With `stdout_fd`, which stays the caller's, its stdout goes there instead.
 
         Returns as soon as the process exists; `executed` tells whether the program could be run.
         Call it on the main thread, in a running loop: the kernel kills the child when the
         *thread* that started it ends, and only the main thread lives as long as the controller.
         Raises SpawnError; RuntimeError on another thread.
         """
-        spawned = spawn(argv, env=env, cwd=cwd, log_path=log_path, marker=marker)
+        spawned = spawn(
+            argv, env=env, cwd=cwd, log_path=log_path, marker=marker, stdout_fd=stdout_fd
+        )
         try:
             return cls(spawned, program=argv[0], marker=marker, log_path=log_path)
         except (OSError, RuntimeError) as error:

@@ -27,10 +27,17 @@ class Spawned(NamedTuple):
 
 
 def spawn(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, log_path: Path, marker: str
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None,
+    log_path: Path,
+    marker: str,
+    stdout_fd: int | None = None,
 ) -> Spawned:
     """Starts the shim that becomes the program, as the leader of a session of its own.
 
+    stdout_fd: where its stdout goes; to the log, like its stderr, without one.
     Raises SpawnError, and RuntimeError off the main thread: the kernel kills the child when the
     thread that started it ends, and only the main thread lives as long as the controller.
     """
@@ -56,7 +63,7 @@ def spawn(
                 env={MARKER_VARIABLE: marker},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
-                stdout=log_fd,
+                stdout=log_fd if stdout_fd is None else stdout_fd,
                 stderr=log_fd,
                 pass_fds=(shim_status_fd, environment_fd),
                 start_new_session=True,

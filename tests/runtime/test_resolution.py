@@ -12,7 +12,7 @@ from muai_core.model.deployment import Deployment
 from muai_core.model.device import Platform
 from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
 from muai_core.plugin.loading import Plugins
-from muai_core.runtime.executor import device_environment
+from muai_core.runtime.environment import device_environment
 from muai_core.runtime.resolution import resolve
 
 
