@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from muai_simulated.profiles import PROFILES, ProfileName
+from muai_simulated.self_test import Outcome
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
@@ -135,6 +136,8 @@ class DeviceState(_Section):
     memory_foreign_bytes: Annotated[int, Field(ge=0, le=2**50)] | None = None
     temperature_celsius: Annotated[float, Field(ge=-50, le=200)] | None = None
     utilization_percent: Annotated[float, Field(ge=0, le=100)] | None = None
+    self_test: Outcome = "pass"
+    """How a self-test of the device ends."""
 
 
 class StateFile(_Section):

@@ -1,6 +1,7 @@
 """The device source `simulated`: GPUs that react like real ones to what runs on them."""
 
 import os
+import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 from muai_core.model.device import Device, DeviceProcess, DeviceReading, Inventory
 from muai_core.model.health import Finding, Health
-from muai_core.plugin.device_source import DeviceSource
+from muai_core.plugin.device_source import DeviceSource, SelfTest
 from muai_simulated import holdings
 from muai_simulated.holdings import Holding, Tenant
 from muai_simulated.profiles import PROFILES, Profile
@@ -27,6 +28,9 @@ _IDLE_CELSIUS = 30.0
 _FULL_LOAD_CELSIUS = 70.0
 #: A GPU that decodes for one request already shows most of its utilization.
 _ONE_REQUEST_PERCENT = 50.0
+#: What the self-test of a real GPU takes.
+_SELF_TEST_BYTES = 2**30
+_SELF_TEST_TIMEOUT_S = 10.0
 
 
 class _SimulatedGpu(Struct, frozen=True):
@@ -92,6 +96,16 @@ class SimulatedDevices(DeviceSource):
             observed_at_s=now_s,
             devices=tuple(devices),
             readings=tuple(readings),
+        )
+
+    def self_test(self, device: Device) -> SelfTest:
+        """A process that ends as the state file says. Raises StateFileError on a broken one."""
+        state = self._states.read().get(device.uuid) if self._states else None
+        outcome = "pass" if state is None else state.self_test
+        return SelfTest(
+            argv=(sys.executable, "-P", "-m", "muai_simulated.self_test", outcome),
+            timeout_s=_SELF_TEST_TIMEOUT_S,
+            memory_bytes=_SELF_TEST_BYTES,
         )
 
     def _tenants(self) -> dict[str, list[Tenant]]:

@@ -24,11 +24,11 @@ class DeviceStates:
     def __init__(self, path: Path, devices: tuple[Device, ...]) -> None:
         self._path = path
         self._uuid_of = _selectors(devices)
-        self._text: bytes | None = None
-        self._states: Mapping[str, DeviceState] = {}
+        #: One object, because two threads may read at the same time.
+        self._known: tuple[bytes, Mapping[str, DeviceState]] | None = None
 
     def read(self) -> "Mapping[str, DeviceState]":
-        """Read the file; a missing one means no faults. Raises StateFileError.
+        """Read the file, from any thread; a missing one means no faults. Raises StateFileError.
 
         A file that cannot be understood is an error at every read until it is repaired.
         """
@@ -38,12 +38,12 @@ class DeviceStates:
             text = b""
         except OSError as error:
             raise StateFileError(f"{self._path}: {error.strerror}") from None
-        if text != self._text:
+        known = self._known
+        if known is None or known[0] != text:
             # Forgotten first: a broken text must not pass as the one before it.
-            self._text = None
-            self._states = self._parse(text)
-            self._text = text
-        return self._states
+            self._known = None
+            self._known = known = (text, self._parse(text))
+        return known[1]
 
     def _parse(self, text: bytes) -> "dict[str, DeviceState]":
         import yaml

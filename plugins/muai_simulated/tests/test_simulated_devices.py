@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from muai_simulated.config import DeviceState
 from muai_simulated.devices import SimulatedDevices
 from muai_simulated.profiles import PROFILES, ProfileName
 from muai_simulated.state_file import StateFileError
 
-from muai_core.model.device import DeviceReading, Health
+from muai_core.model.device import DeviceReading
+from muai_core.model.health import Finding, Health
+from muai_core.plugin.device_source import SelfTestResult
 
 GIB = 2**30
 
@@ -151,17 +154,46 @@ def test_the_state_file_injects_and_heals_faults_while_running(tmp_path: Path) -
         "    {memory_foreign_bytes: 1000, temperature_celsius: 93, utilization_percent: 100}\n"
     )
     first, second, third = source.observe(0).readings
-    assert (first.health, first.health_reason) == (Health.FAILED, "XID 79: fallen off the bus")
+    assert [(f.severity, f.reason, f.clears) for f in first.findings] == [
+        (Health.FAILED, "XID 79: fallen off the bus", "at_once")
+    ]
     assert second.uuid == uuid
     assert (second.memory_foreign_bytes, second.memory_used_bytes) == (1000, 1000)
     assert (second.temperature_celsius, second.utilization_percent) == (93, 100)
     assert second.power_watts == 700
-    assert third.health is Health.HEALTHY
+    assert third.findings == ()
     assert [device.index for device in source.observe(0).devices] == [0, 2, 3]
     state_file.write_text('{"devices": {"3": {"health": "suspect"}}}')
-    assert [r.health.value for r in source.observe(0).readings] == ["healthy"] * 3 + ["suspect"]
+    *others, last = source.observe(0).readings
+    assert not any(reading.findings for reading in others)
+    assert [finding.severity for finding in last.findings] == [Health.SUSPECT]
     state_file.unlink()
     assert source.observe(0) == healthy
+
+
+def test_a_self_test_ends_as_the_state_file_says(tmp_path: Path) -> None:
+    state_file = tmp_path / "state.yaml"
+    source = opened({"gpus": 4, "state_file": str(state_file)}, tmp_path)
+    devices = source.observe(0).devices
+    state_file.write_text(
+        "devices: {1: {self_test: fail}, 2: {self_test: inconclusive}, 3: {self_test: hang}}"
+    )
+
+    def result(index: int) -> SelfTestResult:
+        spec = source.self_test(devices[index])
+        ended = subprocess.run(spec.argv, capture_output=True, text=True, timeout=60, check=True)
+        return msgspec.json.decode(ended.stdout, type=SelfTestResult)
+
+    passed, failed, unclear = result(0), result(1), result(2)
+    assert (passed.finding, passed.inconclusive) == (None, None)
+    assert isinstance(failed.finding, Finding)
+    assert (failed.finding.severity, failed.finding.clears) == (Health.FAILED, "repaired")
+    assert unclear.inconclusive == "nothing was proven, by the state file"
+    hanging = subprocess.Popen(source.self_test(devices[3]).argv, stdout=subprocess.PIPE)
+    with pytest.raises(subprocess.TimeoutExpired):
+        hanging.communicate(timeout=1.0)
+    hanging.kill()
+    assert hanging.communicate() == (b"", None)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +201,7 @@ def test_the_state_file_injects_and_heals_faults_while_running(tmp_path: Path) -
     [
         ("devices: {0: {helth: failed}}", "devices.0.helth: unknown key; allowed: health, "),
         ("devices: {0: {health: broken}}", "devices.0.health: Input should be 'healthy', "),
+        ("devices: {0: {self_test: maybe}}", "devices.0.self_test: Input should be 'pass', "),
         ("devices: {9: {lost: true}}", "devices.9: no such device; name it by UUID, "),
         ("device: {}", "device: unknown key; allowed: devices"),
         ("- 1", "the file: "),
