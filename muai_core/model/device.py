@@ -104,7 +104,7 @@ class DeviceReading(Struct, frozen=True, kw_only=True):
     processes: tuple[DeviceProcess, ...] = ()
 
 
-class Measurement(Struct, frozen=True):
+class Measurement(Struct, frozen=True, gc=False):
     """One value of one of the device metrics in `muai_core.telemetry.catalogue`, by its name
     there (without `_total`). `labels` are the metric's labels after `gpu_id`."""
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 MetricKind = Literal["gauge", "counter", "histogram"]
 
 
-class MetricPoint(Struct, frozen=True):
+class MetricPoint(Struct, frozen=True, gc=False):
     """One series. `labels` follows the family's `label_names`.
 
     A histogram carries `buckets` as (upper bound, cumulative count), without the +Inf bucket,

@@ -35,8 +35,10 @@ _PLACE = {metric.name: place for place, metric in enumerate(_METRICS)}
 _MEASURED = {metric.name: _PLACE[metric.name] for metric in catalogue.MEASURED}
 _STATES = tuple(Health)
 
-#: The points of one device, by the place of their metric in the catalogue.
-Points = list[list[MetricPoint]]
+_COUNTERS = frozenset(_PLACE[metric.name] for metric in _METRICS if metric.kind == "counter")
+
+#: The points of one device, each with the place of its metric in the catalogue.
+Points = list[tuple[int, MetricPoint]]
 
 
 class DeviceFacts(Struct, frozen=True, kw_only=True):
@@ -122,7 +124,7 @@ class DeviceCollector:
             known[uuid] = (basis, self._points(basis, before))
         self._known = known
         if changed:
-            self._families = _joined([points for _, points in known.values()])
+            self._families = _joined(points for _, points in known.values())
         return self._families
 
     def _follow_clock(self, offset_s: float | None) -> None:
@@ -156,7 +158,7 @@ class DeviceCollector:
         return limit_s is None or sampled_at_s is None or now_s - sampled_at_s <= limit_s
 
     def _points(self, basis: "_Basis", before: "tuple[_Basis, Points] | None") -> Points:
-        points: Points = [[] for _ in _METRICS]
+        points: Points = []
         _add_record(points, basis)
         if not basis.answers:
             return points
@@ -285,32 +287,29 @@ def available_bytes(device: Device, reading: DeviceReading) -> int | None:
 
 def _add(points: Points, metric: Metric, labels: tuple[str, ...], value: float | None) -> None:
     if value is not None and math.isfinite(value):
-        points[_PLACE[metric.name]].append(MetricPoint(labels, float(value)))
+        points.append((_PLACE[metric.name], MetricPoint(labels, float(value))))
 
 
 def _add_measured(points: Points, gpu_id: str, values: Iterable[Measurement]) -> int:
     """Add what is fit to be shown; returns how many were not."""
     rejected = 0
+    made = [0] * len(_METRICS)
     # The reading tells this one.
     seen: set[tuple[str, tuple[str, ...]]] = {("gpu_utilization_ratio", ("general",))}
     for one in values:
+        key, value = (one.metric, one.labels), one.value
         try:
-            key = (one.metric, one.labels)
-            place = None if key in seen or not math.isfinite(one.value) else _place_of(*key)
+            place = None if key in seen or not math.isfinite(value) else _place_of(*key)
         except (TypeError, OverflowError):
             # A plugin made it, and nothing has checked its types.
             place = None
-        if place is None or len(points[place]) >= MOST_SERIES or _fell(place, one.value):
+        if place is None or made[place] >= MOST_SERIES or (value < 0 and place in _COUNTERS):
             rejected += 1
             continue
         seen.add(key)
-        points[place].append(MetricPoint((gpu_id, *one.labels), float(one.value)))
+        made[place] += 1
+        points.append((place, MetricPoint((gpu_id, *one.labels), float(value))))
     return rejected
-
-
-def _fell(place: int, value: float) -> bool:
-    """Whether it is a counter below zero."""
-    return value < 0 and _METRICS[place].kind == "counter"
 
 
 @lru_cache(maxsize=4096)
@@ -326,13 +325,16 @@ def _is_label(text: str) -> bool:
     return 0 < len(text) <= MOST_LABEL_CHARACTERS and text.isascii() and text.isprintable()
 
 
-def _joined(devices: Sequence[Points]) -> tuple[MetricFamily, ...]:
-    families = []
-    for place, metric in enumerate(_METRICS):
-        points = tuple(point for one in devices for point in one[place])
-        if points:
-            families.append(metric.family(points))
-    return tuple(families)
+def _joined(devices: Iterable[Points]) -> tuple[MetricFamily, ...]:
+    by_metric: list[list[MetricPoint]] = [[] for _ in _METRICS]
+    for points in devices:
+        for place, point in points:
+            by_metric[place].append(point)
+    return tuple(
+        metric.family(tuple(points))
+        for metric, points in zip(_METRICS, by_metric, strict=True)
+        if points
+    )
 
 
 def _sum(one: float | None, other: float | None) -> float | None:

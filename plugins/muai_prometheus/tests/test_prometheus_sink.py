@@ -8,7 +8,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from muai_prometheus import PrometheusSink, server
 from muai_prometheus.exposition import Exposition
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
 from pydantic import ValidationError
 
-from muai_core.model.metrics import MetricFamily, MetricPoint
+from muai_core.model.metrics import MetricFamily, MetricKind, MetricPoint
 from muai_core.plugin.loading import load_plugins
 from muai_core.plugin.metric_sink import SinkError
 
@@ -78,10 +87,10 @@ def test_before_the_first_batch_there_is_only_the_process(scrape: Scrape) -> Non
 def test_a_series_that_is_no_longer_published_ends(sink: PrometheusSink, scrape: Scrape) -> None:
     one, two = MetricPoint(("0",), 1.0), MetricPoint(("1",), 2.0)
     sink.publish([gauge("a", one, two, labels=["gpu_id"]), gauge("b", MetricPoint(()))])
-    assert 'a{gpu_id="1"} 2.0\n' in scrape()
+    assert 'a{gpu_id="1"} 2\n' in scrape()
     sink.publish([gauge("a", one, labels=["gpu_id"])])
     text = scrape()
-    assert 'a{gpu_id="0"} 1.0\n' in text
+    assert 'a{gpu_id="0"} 1\n' in text
     assert 'gpu_id="1"' not in text
     assert "b" not in {line.split()[0] for line in text.splitlines()}
 
@@ -118,21 +127,131 @@ any_float = st.floats(allow_nan=True, allow_infinity=True)
 label_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=8)
 
 
-@given(st.dictionaries(label_text, any_float, max_size=5))
-def test_values_and_labels_arrive_unchanged(values: dict[str, float]) -> None:
+@given(st.dictionaries(st.tuples(label_text, label_text), any_float, max_size=5), label_text)
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
+@pytest.mark.parametrize("kind", ["gauge", "counter"])
+def test_values_and_labels_arrive_unchanged(
+    accept: str, kind: MetricKind, values: dict[tuple[str, str], float], help_text: str
+) -> None:
+    if kind == "counter":
+        values = {labels: abs(value) for labels, value in values.items() if not math.isnan(value)}
     exposition = Exposition()
-    points = [MetricPoint((label,), value) for label, value in values.items()]
-    exposition.publish([gauge("gpu_temperature_celsius", *points, labels=["gpu_id"])])
-    text = exposition.render("")[0].decode()
-    found = {
-        sample.labels["gpu_id"]: sample.value
-        for family in parse_text(text)
-        for sample in family.samples
-        if family.name == "gpu_temperature_celsius"
-    }
+    points = tuple(MetricPoint(labels, value) for labels, value in values.items())
+    names = ("gpu_id", "kind")
+    exposition.publish(
+        [
+            MetricFamily(
+                name="some_joules", kind=kind, help=help_text, label_names=names, points=points
+            )
+        ]
+    )
+    (family,) = [one for one in parsed(exposition, accept) if one.name.startswith("some_joules")]
+    assert family.type == kind
+    found = {(one.labels["gpu_id"], one.labels["kind"]): one.value for one in family.samples}
     assert found.keys() == values.keys()
-    for label, value in values.items():
-        assert found[label] == value or (math.isnan(found[label]) and math.isnan(value))
+    for labels, value in values.items():
+        assert found[labels] == value or (math.isnan(found[labels]) and math.isnan(value))
+
+
+def parsed(exposition: Exposition, accept: str) -> list[Metric]:
+    text = exposition.render(accept)[0].decode()
+    return list((parse_openmetrics if accept else parse_text)(text))
+
+
+@given(
+    st.dictionaries(label_text, st.lists(st.integers(0, 9), min_size=3, max_size=3), max_size=4),
+    st.floats(0, 1e9),
+)
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
+def test_histograms_arrive_unchanged(
+    accept: str, counts: dict[str, list[int]], total: float
+) -> None:
+    points = [
+        MetricPoint(
+            (label,),
+            buckets=((0.1, steps[0]), (2.5, steps[0] + steps[1])),
+            count=sum(steps),
+            total=total,
+        )
+        for label, steps in counts.items()
+    ]
+    exposition = Exposition()
+    exposition.publish(
+        [
+            MetricFamily(
+                name="some_seconds",
+                kind="histogram",
+                help="Help.",
+                label_names=("model",),
+                points=tuple(points),
+            )
+        ]
+    )
+    (family,) = [one for one in parsed(exposition, accept) if one.name == "some_seconds"]
+    found = {
+        (
+            one.name.removeprefix("some_seconds_"),
+            one.labels["model"],
+            one.labels.get("le"),
+        ): one.value
+        for one in family.samples
+    }
+    expected: dict[tuple[str, str, str | None], float] = {}
+    for label, steps in counts.items():
+        expected["bucket", label, "0.1"] = steps[0]
+        expected["bucket", label, "2.5"] = steps[0] + steps[1]
+        expected["bucket", label, "+Inf"] = expected["count", label, None] = sum(steps)
+        expected["sum", label, None] = total
+    assert found == expected
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
+def test_the_text_says_what_the_client_library_would_say(accept: str) -> None:
+    """Same samples, types and help as from the official library's own objects."""
+    exposition = Exposition()
+    exposition.publish(some_of_each_kind())
+    registry = CollectorRegistry()
+    registry.register(ByTheLibrary(some_of_each_kind()))
+    encode, _ = choose_encoder(accept)
+    theirs = (parse_openmetrics if accept else parse_text)(encode(registry).decode())
+    ours = [one for one in parsed(exposition, accept) if not one.name.startswith("process_")]
+    assert ours == list(theirs)
+
+
+class ByTheLibrary(Collector):
+    def __init__(self, families: Sequence[MetricFamily]) -> None:
+        self.families = families
+
+    def collect(self) -> Iterator[Metric]:
+        forms = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+        for family in self.families:
+            if family.kind == "histogram":
+                metric = HistogramMetricFamily(family.name, family.help, labels=family.label_names)
+                for point in family.points:
+                    buckets = [(repr(bound), float(count)) for bound, count in point.buckets]
+                    buckets.append(("+Inf", float(point.count)))
+                    metric.add_metric(point.labels, buckets, point.total)
+            else:
+                metric = forms[family.kind](family.name, family.help, labels=family.label_names)
+                for point in family.points:
+                    metric.add_metric(point.labels, point.value)
+            yield metric
+
+
+def test_scrapers_of_one_batch_share_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    times: list[bool] = []
+    monkeypatch.setattr(
+        "muai_prometheus.exposition.render",
+        lambda families, *, openmetrics: times.append(openmetrics) or "",
+    )
+    exposition = Exposition()
+    for _ in range(3):
+        exposition.render("")
+    assert times == [False]
+    exposition.render("application/openmetrics-text")
+    exposition.publish([])
+    exposition.render("application/openmetrics-text")
+    assert times == [False, True, True]
 
 
 def test_other_paths_and_methods(open_sink: Callable[..., PrometheusSink]) -> None:
@@ -216,7 +335,7 @@ def test_idle_connections_do_not_pile_up(
     sink.publish([gauge("a", MetricPoint(()))])
     for _ in range(1000):
         try:
-            assert "a 0.0" in scrape()
+            assert "a 0\n" in scrape()
             return
         except (OSError, urllib.error.URLError):
             continue
@@ -232,7 +351,7 @@ def test_a_batch_that_cannot_be_rendered_is_a_500_and_not_the_end(
             scrape()
     assert caplog.text.count("cannot render the metrics") == 1
     sink.publish([gauge("a", MetricPoint(()))])
-    assert "a 0.0" in scrape()
+    assert "a 0\n" in scrape()
 
 
 @pytest.mark.parametrize(
