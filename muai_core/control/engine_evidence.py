@@ -145,7 +145,9 @@ def _quoted(match: re.Match[str]) -> str:
 
 def _any_trouble() -> re.Pattern[str]:
     """All rows as one expression: each log line is read once. A group's name leads to its row."""
-    worded, named, free = [], [], []
+    worded: list[str] = []
+    named: list[str] = []
+    free: list[str] = []
     for row, trouble in enumerate(TROUBLES):
         where = free if trouble.code is None else worded
         where.append(f"(?P<w{row}_words>{trouble.words})")
