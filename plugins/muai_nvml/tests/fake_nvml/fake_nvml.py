@@ -9,6 +9,7 @@ import argparse
 import fcntl
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class FakeNvml:
     ) -> None:
         self.path = path
         self.library = library
-        self._open: _State | None = None
+        self._of_thread = threading.local()
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with self.changes() as state:
@@ -68,7 +69,8 @@ class FakeNvml:
 
     def get(self, gpu: Gpu, key: str) -> str | None:
         """The text of a value as the library sees it; None: unsupported."""
-        settings = _State.read(self.path).settings
+        opened: _State | None = getattr(self._of_thread, "state", None)
+        settings = (opened or _State.read(self.path)).settings
         value = settings.get((str(gpu), key), settings.get(("*", key)))
         return value or None
 
@@ -200,18 +202,19 @@ class FakeNvml:
 
     @contextmanager
     def changes(self) -> Iterator["_State"]:
-        """Make several changes of this block visible at once. Not for two threads of one object."""
-        if self._open is not None:
-            yield self._open
+        """Make the changes of this block visible all at once; other writers wait meanwhile."""
+        opened: _State | None = getattr(self._of_thread, "state", None)
+        if opened is not None:
+            yield opened
             return
-        with self.path.with_suffix(".lock").open("a") as lock:
+        with self.path.with_name(f"{self.path.name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self._open = _State.read(self.path)
+            state = self._of_thread.state = _State.read(self.path)
             try:
-                yield self._open
-                self._open.write(self.path)
+                yield state
+                state.write(self.path)
             finally:
-                self._open = None
+                self._of_thread.state = None
 
     def env(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment (of this process unless given) for a process that sees these GPUs."""
@@ -258,7 +261,7 @@ class _State:
             " ".join(filter(None, ["" if scope == "system" else "gpu", scope, key, value]))
             for (scope, key), value in self.settings.items()
         ]
-        fresh = path.with_suffix(".fresh")
+        fresh = path.with_name(f"{path.name}.fresh")
         fresh.write_text("\n".join([*lines, *self.events]) + "\n")
         # A clock that ticks in milliseconds must not hide the second of two quick changes.
         now_ns = fresh.stat().st_mtime_ns

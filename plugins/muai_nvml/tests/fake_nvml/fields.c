@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/time.h>
 
 #include "state.h"
 
@@ -94,13 +93,12 @@ static unsigned put_alias(const struct device *device, nvmlFieldValue_t *field)
 API int nvmlDeviceGetFieldValues(nvmlDevice_t handle, int count, nvmlFieldValue_t *fields)
 {
     struct device device;
-    struct timeval now;
     char key[48];
     int code = fields && count > 0 ? pass_device(__func__, handle, &device)
                                    : NVML_ERROR_INVALID_ARGUMENT;
     if (code)
         return code;
-    gettimeofday(&now, NULL);
+    const int64_t now = (int64_t)now_us();
     for (nvmlFieldValue_t *field = fields; field < fields + count; field++) {
         snprintf(key, sizeof key, "field.%u.%u", field->fieldId, field->scopeId);
         const char *value = value_of(&device, key);
@@ -108,7 +106,7 @@ API int nvmlDeviceGetFieldValues(nvmlDevice_t handle, int count, nvmlFieldValue_
             snprintf(key, sizeof key, "field.%u", field->fieldId);
             value = value_of(&device, key);
         }
-        field->timestamp = now.tv_sec * 1000000ll + now.tv_usec;
+        field->timestamp = now;
         field->latencyUsec = 0;
         field->nvmlReturn = value ? put_typed(field, value) : put_alias(&device, field);
     }

@@ -31,22 +31,12 @@ API int nvmlInit_v2(void) { return driver_attach(__func__); }
 API int nvmlInit(void) { return driver_attach(__func__); }
 API int nvmlShutdown(void) { return driver_detach(__func__); }
 
-int give_text(const char *value, char *text, unsigned length)
-{
-    if (!value)
-        return NVML_ERROR_NOT_SUPPORTED;
-    if (strlen(value) >= length)
-        return NVML_ERROR_INSUFFICIENT_SIZE;
-    strcpy(text, value);
-    return NVML_SUCCESS;
-}
-
 static int system_text(const char *function, const char *key, char *text, unsigned length)
 {
     int code = text ? pass(function, SYSTEM) : NVML_ERROR_INVALID_ARGUMENT;
     if (code)
         return code;
-    code = give_text(system_value(key), text, length);
+    code = give_text(setting(SYSTEM, key), text, length);
     leave();
     return code;
 }

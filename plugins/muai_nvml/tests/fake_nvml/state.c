@@ -1,13 +1,11 @@
-/* Reads the state file into one table of (scope, key) -> value, and gates every call on it. */
+/* The state file as one table of (scope, key) -> value, read again when the file changes. */
 #include "state.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 struct entry {
     int scope;
@@ -28,11 +26,6 @@ struct table {
 static pthread_rwlock_t lock = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static struct table *table;
 static struct stat seen;
-static unsigned attached; /* calls of nvmlInit that nvmlShutdown has not answered */
-static uint64_t attached_generation;
-
-/* Only their addresses matter. */
-static char gpu_handles[MAX_GPUS], mig_handles[MAX_GPUS][MAX_MIG], no_device[1];
 
 /* ---- the table */
 
@@ -239,6 +232,16 @@ void refresh(void)
 
 /* ---- reading it */
 
+void hold_state(void) { pthread_rwlock_rdlock(&lock); }
+void leave(void) { pthread_rwlock_unlock(&lock); }
+bool is_loaded(void) { return table; }
+bool is_faulty(int scope) { return table->faulty[scope + 2]; }
+
+const char *setting(int scope, const char *key)
+{
+    return find(table, scope, key);
+}
+
 const char *value_of(const struct device *device, const char *key)
 {
     char nested[128];
@@ -246,15 +249,10 @@ const char *value_of(const struct device *device, const char *key)
         snprintf(nested, sizeof nested, "mig.%d.%s", device->mig, key);
         key = nested;
     }
-    const char *value = find(table, device->gpu, key);
+    const char *value = setting(device->gpu, key);
     if (!value)
-        value = find(table, ANY_GPU, key);
+        value = setting(ANY_GPU, key);
     return value && *value ? value : NULL;
-}
-
-const char *system_value(const char *key)
-{
-    return find(table, SYSTEM, key);
 }
 
 static int parse_numbers(const char *value, int count, nvmlU64 *numbers)
@@ -324,185 +322,4 @@ const struct event *event_after(uint64_t sequence)
             low = middle + 1;
     }
     return low < table->event_count ? &table->events[low] : NULL;
-}
-
-/* ---- handles */
-
-nvmlDevice_t gpu_handle(int gpu) { return &gpu_handles[gpu]; }
-nvmlDevice_t mig_handle(int gpu, int mig) { return &mig_handles[gpu][mig]; }
-nvmlDevice_t unknown_handle(void) { return no_device; }
-
-static bool decode(const void *handle, struct device *device)
-{
-    const uintptr_t at = (uintptr_t)handle, gpus = (uintptr_t)gpu_handles;
-    const uintptr_t migs = (uintptr_t)mig_handles;
-    if (at - gpus < sizeof gpu_handles)
-        *device = (struct device){(int)(at - gpus), NO_MIG};
-    else if (at - migs < sizeof mig_handles)
-        *device = (struct device){(int)((at - migs) / MAX_MIG), (int)((at - migs) % MAX_MIG)};
-    else
-        return false;
-    return true;
-}
-
-bool is_handle(const void *pointer)
-{
-    struct device device;
-    return decode(pointer, &device);
-}
-
-/* ---- the gate */
-
-/* A GPU that waits for its reset still says which one it is. */
-static bool tells_identity(const char *function)
-{
-    static const char *const names[] = {"GetHandle", "GetUUID", "GetIndex", "GetName",
-                                        "GetPciInfo", "GetSerial", "GetMinorNumber"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strstr(function, names[i]))
-            return true;
-    return false;
-}
-
-/* The nearest injection of a kind: this GPU's, every GPU's, the library's; by the exact name of
- * the function, by its name without _v2, for all functions. */
-static const char *injected(const char *kind, const char *function, int scope)
-{
-    const int scopes[] = {scope, ANY_GPU, SYSTEM};
-    char key[128];
-    const char *value;
-    for (int i = scope == SYSTEM ? 2 : 0; i < 3; i++) {
-        if (!table->faulty[scopes[i] + 2])
-            continue;
-        snprintf(key, sizeof key, "%s %s", kind, function);
-        if ((value = find(table, scopes[i], key)))
-            return value;
-        size_t length = strlen(key);
-        if (length > 3 && key[length - 3] == '_' && key[length - 2] == 'v') {
-            key[length - 3] = '\0';
-            if ((value = find(table, scopes[i], key)))
-                return value;
-        }
-        snprintf(key, sizeof key, "%s *", kind);
-        if ((value = find(table, scopes[i], key)))
-            return value;
-    }
-    return NULL;
-}
-
-static int verdict(const char *function, int scope)
-{
-    if (scope >= 0) {
-        nvmlU64 set;
-        const struct device device = {scope, NO_MIG};
-        if (table->indices[scope] < 0)
-            return NVML_ERROR_GPU_IS_LOST;
-        bool faulty = table->faulty[scope + 2] || table->faulty[ANY_GPU + 2];
-        if (faulty && !numbers_of(&device, "lost", 1, &set) && set)
-            return NVML_ERROR_GPU_IS_LOST;
-        if (faulty && !numbers_of(&device, "reset_required", 1, &set) && set &&
-            !tells_identity(function))
-            return NVML_ERROR_RESET_REQUIRED;
-    }
-    const char *code = injected("return", function, scope);
-    return code ? atoi(code) : NVML_SUCCESS;
-}
-
-double now_s(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-/* How long a call blocks; 0: not at all. A word instead of a number: until the line is gone. */
-static double hang_s(const char *function, int scope)
-{
-    const char *value = table ? injected("hang", function, scope) : NULL;
-    char *end;
-    double seconds = value ? strtod(value, &end) : 0;
-    return value && end == value ? INFINITY : seconds;
-}
-
-/* Blocks the calling thread only; ends early when the injection is taken back. */
-static void sit_out_hang(const char *function, int scope)
-{
-    const double start_s = now_s();
-    const struct timespec step = {.tv_nsec = 5 * 1000 * 1000};
-    for (;;) {
-        pthread_rwlock_rdlock(&lock);
-        double seconds = hang_s(function, scope);
-        pthread_rwlock_unlock(&lock);
-        if (now_s() - start_s >= seconds)
-            return;
-        nanosleep(&step, NULL);
-        refresh();
-    }
-}
-
-static int hold(const char *function, int scope)
-{
-    refresh();
-    sit_out_hang(function, scope);
-    pthread_rwlock_rdlock(&lock);
-    int code = table ? verdict(function, scope) : NVML_ERROR_DRIVER_NOT_LOADED;
-    if (code)
-        pthread_rwlock_unlock(&lock);
-    return code;
-}
-
-static bool is_attached(void)
-{
-    pthread_rwlock_rdlock(&lock);
-    bool yes = attached && table && attached_generation == table->generation;
-    pthread_rwlock_unlock(&lock);
-    return yes;
-}
-
-int pass(const char *function, int scope)
-{
-    refresh();
-    return is_attached() ? hold(function, scope) : NVML_ERROR_UNINITIALIZED;
-}
-
-int pass_device(const char *function, nvmlDevice_t handle, struct device *device)
-{
-    if (!decode(handle, device))
-        return NVML_ERROR_INVALID_ARGUMENT;
-    int code = pass(function, device->gpu);
-    if (!code && device->mig != NO_MIG && !has_mig(device->gpu, device->mig)) {
-        leave();
-        code = NVML_ERROR_INVALID_ARGUMENT;
-    }
-    return code;
-}
-
-void leave(void)
-{
-    pthread_rwlock_unlock(&lock);
-}
-
-int driver_attach(const char *function)
-{
-    int code = hold(function, SYSTEM);
-    if (code)
-        return code;
-    leave();
-    pthread_rwlock_wrlock(&lock);
-    attached = attached_generation == table->generation ? attached + 1 : 1;
-    attached_generation = table->generation;
-    pthread_rwlock_unlock(&lock);
-    return NVML_SUCCESS;
-}
-
-int driver_detach(const char *function)
-{
-    int code = pass(function, SYSTEM);
-    if (code)
-        return code;
-    leave();
-    pthread_rwlock_wrlock(&lock);
-    attached -= attached > 0;
-    pthread_rwlock_unlock(&lock);
-    return NVML_SUCCESS;
 }

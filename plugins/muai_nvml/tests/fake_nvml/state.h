@@ -1,8 +1,9 @@
-/* The state file of the fake driver, and the gate that every call passes. */
+/* The state file of the fake driver (state.c), and the gate that every call passes (gate.c). */
 #ifndef STATE_H
 #define STATE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "nvml_abi.h"
@@ -38,7 +39,7 @@ int driver_detach(const char *function);
 
 /* All below need the state held. */
 const char *value_of(const struct device *device, const char *key);
-const char *system_value(const char *key);
+const char *setting(int scope, const char *key); /* of this scope alone */
 /* NVML_SUCCESS, or NVML_ERROR_NOT_SUPPORTED where the key is unset. */
 int numbers_of(const struct device *device, const char *key, int count, nvmlU64 *numbers);
 /* `format` has one %u; where that key is unset, the one with * in its place counts. */
@@ -58,12 +59,18 @@ nvmlDevice_t mig_handle(int gpu, int mig);
 nvmlDevice_t unknown_handle(void);
 bool is_handle(const void *pointer);
 
-/* Need no state. */
-void refresh(void);
+/* For the gate. */
+void refresh(void); /* needs the state let go */
+void hold_state(void);
+bool is_loaded(void);
+bool is_faulty(int scope); /* something is injected there */
 const char *state_path(void);
-double now_s(void);
 
-/* NVML's way with strings: NOT_SUPPORTED for NULL, INSUFFICIENT_SIZE for a short buffer. */
+/* NVML's ways of answering (answers.c). */
+double now_s(void);  /* since some start, never set back */
+nvmlU64 now_us(void); /* since 1970, as NVML stamps its samples */
+bool version_is(unsigned version, size_t size, unsigned number); /* of a structure */
+/* NOT_SUPPORTED for NULL, INSUFFICIENT_SIZE for a short buffer. */
 int give_text(const char *value, char *text, unsigned length);
 
 #endif
