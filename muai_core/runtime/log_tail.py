@@ -33,7 +33,11 @@ def log_tail(
     return "\n".join(rows[-lines:])
 
 
+def plain(row: str) -> str:
+    """A line without what a terminal would not show: escape sequences and control characters."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", row)).rstrip()
+
+
 def _clean(row: str, line_characters: int) -> str:
-    row = row.rstrip("\r").rpartition("\r")[2]
-    row = _CONTROLS.sub("", _ESCAPES.sub("", row)).rstrip()
+    row = plain(row.rstrip("\r").rpartition("\r")[2])
     return row if len(row) <= line_characters else "…" + row[-line_characters:]
