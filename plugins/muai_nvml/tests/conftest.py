@@ -26,7 +26,7 @@ def plain(value):
         return list(value)
     if isinstance(value, ctypes.Structure):
         return {name: getattr(value, name) for name, *_ in value._fields_}
-    return vars(value) if hasattr(value, "__dict__") else None
+    return getattr(value, "value", vars(value))
 
 def gpu(index):
     return n.nvmlDeviceGetHandleByIndex(index)
@@ -36,6 +36,8 @@ def code(function, *arguments):
         function(*arguments)
     except n.NVMLError as error:
         return error.value
+    except n.NVMLLibraryMismatchError:  # pynvml's word for 13 from the lists of processes
+        return n.NVML_ERROR_FUNCTION_NOT_FOUND
     return 0
 
 for line in sys.stdin:

@@ -295,7 +295,7 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(int(value))
-    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple | list | range) else str(value)
 
 
 def _is_fault(key: str) -> bool:

@@ -261,9 +261,10 @@ static int parse_numbers(const char *value, int count, nvmlU64 *numbers)
         char *end;
         if (!value)
             return NVML_ERROR_NOT_SUPPORTED;
-        numbers[i] = strtoull(value, &end, 0);
+        const nvmlU64 number = strtoull(value, &end, 0);
         if (end == value)
             return NVML_ERROR_NOT_SUPPORTED;
+        numbers[i] = number;
         value = end;
     }
     return NVML_SUCCESS;
