@@ -5,7 +5,7 @@ state at each collection. Units are base units and stand last in the name (`_tot
 counters by the exporter). Those of single devices are in `device_catalogue`.
 """
 
-from muai_core.telemetry.device_catalogue import DEVICE_METRICS
+from muai_core.telemetry.device_catalogue import DEVICE_METRICS, MEASUREMENTS_REJECTED
 from muai_core.telemetry.metric import Metric, counter, gauge, histogram
 
 #: The label whose values clients can choose; the registry admits only models that are served.
@@ -24,7 +24,12 @@ FIRST_TOKEN_BUCKETS_S = (
 # fmt: on
 #: A small model is up in a second, a large one loads for twenty minutes.
 START_BUCKETS_S = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0)
-
+#: A healthy driver answers in milliseconds, one with a sick GPU is silent for 45 s at a time.
+# fmt: off
+OBSERVE_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 50.0,
+)
+# fmt: on
 
 # The controller
 BUILD_INFO = gauge("muai_build_info", "Always 1; the label tells the version.", "version")
@@ -46,6 +51,29 @@ SOURCE_FAILURES = counter(
     "Observations of a device source that raised or missed their deadline.",
     "source",
 )
+SOURCE_UP = gauge(
+    "muai_device_source_up",
+    "1 while the source answers, 0 when its last observation failed.",
+    "source",
+)
+OBSERVE_DURATION = histogram(
+    "muai_device_source_observe_duration_seconds",
+    "Time that a device source took for one observation of all its devices.",
+    OBSERVE_BUCKETS_S,
+    "source",
+)
+HOST_FAULT = gauge(
+    "muai_host_fault",
+    "1 while something is wrong with the node or the driver, and nothing is known of its devices.",
+    "source",
+    "kind",
+)
+HEALTH_TRANSITIONS = counter(
+    "muai_device_health_transitions", "Changes of the health of devices.", "from", "to"
+)
+SELF_TESTS = counter(
+    "muai_device_self_tests", "Self-tests of devices that ended, by their verdict.", "verdict"
+)
 POLICY_FAILURES = counter(
     "muai_policy_failures",
     "Calls into an allocation strategy or recovery policy that raised or answered nonsense.",
@@ -59,6 +87,15 @@ REPLICAS_DESIRED = gauge(
 )
 REPLICAS = gauge(
     "muai_model_replicas", "Replicas of the model in each state.", MODEL_LABEL, "state"
+)
+REPLICA_INFO = gauge(
+    "muai_replica_info",
+    "Always 1, for each replica that has devices; the labels tell how it runs.",
+    MODEL_LABEL,
+    "replica",
+    "engine",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
 )
 REPLICA_READY = gauge(
     "muai_replica_ready",
@@ -140,11 +177,19 @@ SINK_BATCHES_DROPPED = counter(
     "Batches of metrics that a sink lost because it was slow or failed.",
     "sink",
 )
+SINK_REQUESTS_DROPPED = counter(
+    "muai_sink_requests_dropped",
+    "Requests that a sink should have traced and lost because it was slow or failed.",
+    "sink",
+)
 
 RECORDED: tuple[Metric, ...] = (
     STEP_DURATION,
     ACTIONS,
     SOURCE_FAILURES,
+    OBSERVE_DURATION,
+    HEALTH_TRANSITIONS,
+    SELF_TESTS,
     REPLICA_START_DURATION,
     REQUESTS,
     REQUEST_DURATION,
@@ -156,10 +201,14 @@ OBSERVED: tuple[Metric, ...] = (
     BUILD_INFO,
     UPTIME,
     EVENTS,
+    SOURCE_UP,
+    HOST_FAULT,
+    MEASUREMENTS_REJECTED,
     POLICY_FAILURES,
     JOURNAL_BYTES,
     REPLICAS_DESIRED,
     REPLICAS,
+    REPLICA_INFO,
     REPLICA_READY,
     REPLICA_RESTARTS,
     REPLICA_REQUESTS_IN_FLIGHT,
@@ -167,6 +216,7 @@ OBSERVED: tuple[Metric, ...] = (
     REPLICA_REQUESTS_WAITING,
     REPLICA_TOKENS_GENERATED,
     SINK_BATCHES_DROPPED,
+    SINK_REQUESTS_DROPPED,
     *DEVICE_METRICS,
 )
 METRICS: tuple[Metric, ...] = RECORDED + OBSERVED

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from muai_core.control.lifecycle import ReplicaState
-from muai_core.control.state import Replica, State
+from muai_core.control.state import Replica, SourceRecord, State
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import DeviceMeasurements
 from muai_core.model.metrics import MetricFamily, MetricPoint
@@ -16,6 +16,7 @@ from muai_core.telemetry import catalogue
 from muai_core.telemetry.devices import DeviceCollector, device_facts
 from muai_core.telemetry.metric import Metric
 
+NOTHING: Mapping[str, int] = {}
 NO_MEASUREMENTS: Mapping[str, DeviceMeasurements] = {}
 
 
@@ -41,9 +42,14 @@ def controller_families(
     )
 
 
-def sink_families(dropped: Mapping[str, int]) -> tuple[MetricFamily, ...]:
-    """Batches lost so far, by sink."""
-    return _families((catalogue.SINK_BATCHES_DROPPED, _known(_by_name(dropped))))
+def sink_families(
+    dropped: Mapping[str, int], requests_dropped: Mapping[str, int] = NOTHING
+) -> tuple[MetricFamily, ...]:
+    """Batches and traced requests lost so far, by sink."""
+    return _families(
+        (catalogue.SINK_BATCHES_DROPPED, _known(_by_name(dropped))),
+        (catalogue.SINK_REQUESTS_DROPPED, _known(_by_name(requests_dropped))),
+    )
 
 
 def state_families(
@@ -70,10 +76,44 @@ def state_families(
     collector = DeviceCollector() if devices is None else devices
     return (
         *_event_families(state),
+        *source_families(state.sources),
         *model_families(state.deployments.values(), replicas),
         *replica_families(replicas, held, progress),
+        *parallelism_families(replicas, state.deployments),
         *collector.collect(device_facts(state, measurements, now_s, unix_offset_s)),
     )
+
+
+def source_families(sources: Mapping[str, SourceRecord]) -> tuple[MetricFamily, ...]:
+    """Whether each device source answers, and what is wrong with its host."""
+    faults = [(name, one.fault) for name, one in sources.items()]
+    return _families(
+        (
+            catalogue.SOURCE_UP,
+            _known(((name,), one.failure is None) for name, one in sources.items()),
+        ),
+        (
+            catalogue.HOST_FAULT,
+            [MetricPoint((name, fault.kind), 1.0) for name, fault in faults if fault is not None],
+        ),
+    )
+
+
+def parallelism_families(
+    replicas: Iterable[Replica], deployments: Mapping[str, Deployment]
+) -> tuple[MetricFamily, ...]:
+    """How the replicas that have devices run."""
+    points = []
+    for one in replicas:
+        deployment = deployments.get(one.deployment)
+        if one.placement is None:
+            continue
+        engine = "" if deployment is None else deployment.engine
+        stages = one.placement.stages
+        sizes = (max((len(stage) for stage in stages), default=0), len(stages))
+        labels = (one.deployment, one.id, engine, *(str(size) for size in sizes))
+        points.append(MetricPoint(labels, 1.0))
+    return _families((catalogue.REPLICA_INFO, points))
 
 
 def model_families(

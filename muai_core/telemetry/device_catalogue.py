@@ -126,6 +126,13 @@ NVLINK_ERRORS = _counter("gpu_nvlink_errors", "Errors on the GPU's NVLinks.", "k
 NVLINK_ACTIVE = _gauge("gpu_nvlink_links_active", "NVLinks of the GPU that are up.")
 FAN_SPEED = _gauge("gpu_fan_speed_ratio", "Speed of the fan, 1 being full speed.")
 
+# Sources
+MEASUREMENTS_REJECTED = counter(
+    "muai_device_measurements_rejected",
+    "Values that a device source measured and that belong to no metric, or are no numbers.",
+    "source",
+)
+
 FROM_READINGS: tuple[Metric, ...] = (
     MEMORY_USED,
     MEMORY_AVAILABLE,

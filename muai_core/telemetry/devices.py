@@ -6,7 +6,7 @@ and claims; everything that a sample would have to tell ends.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from msgspec import Struct
@@ -14,13 +14,14 @@ from msgspec import Struct
 from muai_core.control.ledger import Claim
 from muai_core.control.state import DeviceRecord, State
 from muai_core.model.device import Device, DeviceMeasurements, DeviceReading, Measurement
-from muai_core.model.health import Health
+from muai_core.model.health import Finding, Health
 from muai_core.model.metrics import MetricFamily, MetricPoint
 from muai_core.telemetry import device_catalogue as catalogue
 from muai_core.telemetry.metric import Metric
 
-#: Findings that say that the device does not answer, so whatever was read of it is old.
-SILENT_KINDS = frozenset({"lost", "unresponsive"})
+#: Findings, by kind or key, that say that the device does not answer: samples from before are old.
+#: XID 79: fell off the bus.
+SILENT = frozenset({"vanished", "host_fault", "gpu_lost", "unresponsive", "xid:79"})
 #: A source may make so many series of one metric on one device; more are rejected.
 MOST_SERIES = 64
 #: Longer label values of a measurement are rejected.
@@ -99,13 +100,8 @@ class DeviceCollector:
         #: What each device's points were made of, and the points, by UUID.
         self._known: dict[str, tuple[_Basis, Points]] = {}
         self._families: tuple[MetricFamily, ...] = ()
+        #: By source. A value counts once for each time that it was measured.
         self._rejected: dict[str, int] = {}
-
-    @property
-    def measurements_rejected(self) -> Mapping[str, int]:
-        """By source: values that belong to no metric, with the wrong labels, or that are no
-        numbers; a value is counted once for each time that it was measured."""
-        return self._rejected
 
     def collect(self, facts: DeviceFacts) -> tuple[MetricFamily, ...]:
         """The families of the devices in `facts`, without those that have no series."""
@@ -125,7 +121,12 @@ class DeviceCollector:
         self._known = known
         if changed:
             self._families = _joined(points for _, points in known.values())
-        return self._families
+        return (*self._families, *self._rejections())
+
+    def _rejections(self) -> Iterator[MetricFamily]:
+        if self._rejected:
+            points = [MetricPoint((name,), float(n)) for name, n in self._rejected.items()]
+            yield catalogue.MEASUREMENTS_REJECTED.family(tuple(points))
 
     def _follow_clock(self, offset_s: float | None) -> None:
         before = self._offset_s
@@ -148,14 +149,14 @@ class DeviceCollector:
         )
 
     def _answers(self, record: DeviceRecord, sampled_at_s: float | None, now_s: float) -> bool:
-        if not record.present:
+        if not record.present or any(_is_silence(one) for one in record.reading.findings):
             return False
-        if any(finding.kind in SILENT_KINDS for finding in record.reading.findings):
-            return False
-        if any(one.present and one.finding.kind in SILENT_KINDS for one in record.condition.open):
-            return False
-        limit_s = self._stale_after_s
-        return limit_s is None or sampled_at_s is None or now_s - sampled_at_s <= limit_s
+        if sampled_at_s is None:
+            return True
+        for one in record.condition.open:
+            if one.last_at_s >= sampled_at_s and _is_silence(one.finding):
+                return False
+        return self._stale_after_s is None or now_s - sampled_at_s <= self._stale_after_s
 
     def _points(self, basis: "_Basis", before: "tuple[_Basis, Points] | None") -> Points:
         points: Points = []
@@ -170,6 +171,10 @@ class DeviceCollector:
                 source = basis.record.source
                 self._rejected[source] = self._rejected.get(source, 0) + rejected
         return points
+
+
+def _is_silence(finding: Finding) -> bool:
+    return finding.kind in SILENT or finding.key in SILENT
 
 
 class _Basis(Struct, frozen=True, kw_only=True):
@@ -298,11 +303,7 @@ def _add_measured(points: Points, gpu_id: str, values: Iterable[Measurement]) ->
     seen: set[tuple[str, tuple[str, ...]]] = {("gpu_utilization_ratio", ("general",))}
     for one in values:
         key, value = (one.metric, one.labels), one.value
-        try:
-            place = None if key in seen or not math.isfinite(value) else _place_of(*key)
-        except (TypeError, OverflowError):
-            # A plugin made it, and nothing has checked its types.
-            place = None
+        place = None if key in seen or not math.isfinite(value) else _place_of(*key)
         if place is None or made[place] >= MOST_SERIES or (value < 0 and place in _COUNTERS):
             rejected += 1
             continue

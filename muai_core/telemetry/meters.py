@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from muai_core.control.actions import Action, StartReplica
+from muai_core.control.actions import Action, ReportHealth, StartReplica
 from muai_core.control.events import (
+    DeviceChecked,
     DeviceSourceFailed,
     Event,
     ReplicaExited,
@@ -11,7 +12,8 @@ from muai_core.control.events import (
     ReplicaReleased,
     ReplicaStartFailed,
 )
-from muai_core.gateway.observer import FaultKind, FinishedRequest
+from muai_core.gateway.observer import FaultKind
+from muai_core.model.requests import RequestRecord
 from muai_core.model.routing import RoutingTable
 from muai_core.telemetry import catalogue
 from muai_core.telemetry.registry import NO_MODEL, Registry
@@ -36,14 +38,27 @@ class ControllerMeter:
             self._count_event(now_s, event)
         for action in actions:
             self._registry.value(catalogue.ACTIONS, type(action).__name__).add()
-            if isinstance(action, StartReplica):
-                start = (action.deployment.name, now_s)
-                self._starts[action.replica_id, action.epoch] = start
+            self._count_action(now_s, action)
+
+    def observed(self, source: str, duration_s: float) -> None:
+        """After each observation of a device source, failed ones too. From any thread."""
+        self._registry.histogram(catalogue.OBSERVE_DURATION, source).observe(duration_s)
+
+    def _count_action(self, now_s: float, action: Action) -> None:
+        match action:
+            case StartReplica(replica_id=replica_id, epoch=epoch, deployment=deployment):
+                self._starts[replica_id, epoch] = (deployment.name, now_s)
+            case ReportHealth(before=before, after=after):
+                change = (before.value, after.value)
+                self._registry.value(catalogue.HEALTH_TRANSITIONS, *change).add()
 
     def _count_event(self, now_s: float, event: Event) -> None:
         match event:
             case DeviceSourceFailed(source=source):
                 self._registry.value(catalogue.SOURCE_FAILURES, source).add()
+            case DeviceChecked(finding=finding, inconclusive=inconclusive):
+                verdict = "failed" if finding else "inconclusive" if inconclusive else "passed"
+                self._registry.value(catalogue.SELF_TESTS, verdict).add()
             case ReplicaReady(replica_id=replica_id, epoch=epoch):
                 start = self._starts.pop((replica_id, epoch), None)
                 if start is not None:
@@ -73,7 +88,7 @@ class GatewayMeter:
         self._model_before = self._model_of
         self._model_of = {route.replica_id: route.model for route in table.routes}
 
-    def request_finished(self, request: FinishedRequest) -> None:
+    def request_finished(self, request: RequestRecord) -> None:
         model = NO_MODEL if request.model is None else request.model
         self._registry.value(
             catalogue.REQUESTS,

@@ -48,11 +48,28 @@ def record(device: Device, *, present: bool = True, **values: Any) -> DeviceReco
     )
 
 
-def unwell(device: Device, health: Health, kind: str = "xid") -> DeviceRecord:
+def unwell(
+    device: Device, health: Health, kind: str = "row_remap_failure", **values: Any
+) -> DeviceRecord:
+    """With a finding that its reading at 100 s shows."""
     finding = Finding(kind=kind, severity=health, reason="it is so")
-    found = OpenFinding(finding=finding, first_at_s=1.0, last_at_s=1.0, present=True)
-    fine = record(device, findings=() if health is Health.HEALTHY else (finding,))
+    found = OpenFinding(finding=finding, first_at_s=1.0, last_at_s=100.0, present=True)
+    fine = record(device, findings=() if health is Health.HEALTHY else (finding,), **values)
     return structs.replace(fine, condition=DeviceHealth(state=health, open=(found,)))
+
+
+def happened(
+    device: Device, kind: str, code: int, at_s: float, sampled_at_s: float
+) -> DeviceRecord:
+    """With an event between two samples."""
+    finding = Finding(kind=kind, code=code, severity=Health.FAILED, reason="it happened")
+    found = OpenFinding(finding=finding, first_at_s=at_s, last_at_s=at_s)
+    condition = DeviceHealth(state=Health.FAILED, open=(found,))
+    one = record(device, sampled_at_s=sampled_at_s, findings=(finding,))
+    # An event is no finding of the reading.
+    return structs.replace(
+        one, condition=condition, reading=structs.replace(one.reading, findings=())
+    )
 
 
 def facts(records: Iterable[DeviceRecord], **values: Any) -> DeviceFacts:
@@ -172,9 +189,9 @@ KEPT_ON_LOSS = {
 @pytest.mark.parametrize(
     "loss",
     [
-        structs.replace(record(gpu(1)), present=False),
-        unwell(gpu(1), Health.FAILED, "lost"),
-        unwell(gpu(1), Health.SUSPECT, "unresponsive"),
+        structs.replace(unwell(gpu(1), Health.FAILED, "vanished"), present=False),
+        unwell(gpu(1), Health.FAILED, "gpu_lost"),
+        unwell(gpu(1), Health.SUSPECT, "unresponsive", sampled_at_s=95.0),
     ],
     ids=["absent", "lost", "unresponsive"],
 )
@@ -185,6 +202,15 @@ def test_a_lost_gpu_keeps_its_identity_and_health_only(loss: DeviceRecord) -> No
     assert {name for name, points in found.items() if any("1" in p for p in points)} <= KEPT_ON_LOSS
     assert {("1", state.value) for state in Health} < set(found["gpu_health_state"])
     assert "gpu_clock_hertz" not in found
+
+
+def test_a_gpu_that_falls_off_the_bus_loses_its_series_until_it_answers_again() -> None:
+    def shown(one: DeviceRecord) -> bool:
+        return "gpu_temperature_celsius" in collected([one])
+
+    assert not shown(happened(gpu(0), "xid", 79, at_s=99.0, sampled_at_s=98.0))
+    assert shown(happened(gpu(0), "xid", 79, at_s=99.0, sampled_at_s=99.5))
+    assert shown(happened(gpu(0), "xid", 63, at_s=99.0, sampled_at_s=98.0))
 
 
 def test_a_failed_gpu_that_answers_keeps_its_series() -> None:
@@ -232,11 +258,6 @@ JUNK = [
     Measurement("gpu_clock_hertz", 1.0, ("new\nline",)),
     Measurement("gpu_clock_hertz", 1.0, ("\ud800",)),
     Measurement("gpu_utilization_ratio", 1.0, ("general",)),
-    Measurement("gpu_clock_hertz", None, ("sm",)),  # type: ignore[arg-type]
-    Measurement("gpu_clock_hertz", "fast", ("sm",)),  # type: ignore[arg-type]
-    Measurement("gpu_clock_hertz", 1.0, (3,)),  # type: ignore[arg-type]
-    Measurement("gpu_clock_hertz", 1.0, [["sm"]]),  # type: ignore[arg-type]
-    Measurement(["gpu_clock_hertz"], 1.0, ("sm",)),  # type: ignore[arg-type]
 ]
 
 
@@ -253,21 +274,19 @@ def test_junk_is_counted_once_and_shown_never(junk: Measurement) -> None:
         "gpu_utilization_ratio",
     }
     # The same values again, under a new record, are not measured again.
-    collector.collect(facts([record(device)], measurements=values))
-    assert collector.measurements_rejected == {"nvml": 1}
-    collector.collect(facts([record(device)], measurements=measured(device, junk)))
-    assert collector.measurements_rejected == {"nvml": 2}
+    again = collector.collect(facts([record(device)], measurements=values))
+    assert series(again)["muai_device_measurements_rejected"] == {("nvml",): 1.0}
+    anew = collector.collect(facts([record(device)], measurements=measured(device, junk)))
+    assert series(anew)["muai_device_measurements_rejected"] == {("nvml",): 2.0}
 
 
 def test_a_source_cannot_make_series_without_end() -> None:
     device = gpu(0)
     values = [Measurement("gpu_nvlink_errors", 1.0, (f"kind-{n}",)) for n in range(1000)]
-    collector = DeviceCollector()
-    found = series(
-        collector.collect(facts([record(device)], measurements=measured(device, *values)))
-    )
+    found = collected([record(device)], measurements=measured(device, *values))
     assert len(found["gpu_nvlink_errors"]) == MOST_SERIES
-    assert collector.measurements_rejected == {"nvml": 1000 - MOST_SERIES}
+    rejected = {("nvml",): 1000.0 - MOST_SERIES}
+    assert found["muai_device_measurements_rejected"] == rejected
 
 
 def test_a_series_is_measured_once() -> None:
@@ -303,7 +322,8 @@ def test_what_did_not_change_is_not_made_again() -> None:
     collector = DeviceCollector()
     first = collector.collect(facts(records, unix_offset_s=1e9))
     # Two clocks, read one after the other, never agree to the microsecond.
-    assert collector.collect(facts(records, now_s=101.0, unix_offset_s=1e9 + 0.001)) is first
+    again = collector.collect(facts(records, now_s=101.0, unix_offset_s=1e9 + 0.001))
+    assert all(one is other for one, other in zip(first, again, strict=True))
     fresh = record(gpu(1), temperature_celsius=70.0)
     second = collector.collect(facts([records[0], fresh, records[2]], unix_offset_s=1e9))
     assert series(second)["gpu_temperature_celsius"] == {("0",): 65.0, ("1",): 70.0, ("2",): 65.0}

@@ -1,9 +1,16 @@
 """What the collectors make of facts: unknown is absent, lost devices keep their health."""
 
+from typing import Any
+
 from msgspec import Struct, structs
 
-from muai_core.control.actions import PublishRoutes, StartReplica
-from muai_core.control.events import DeviceSourceFailed, ReplicaReady, ReplicaStartFailed
+from muai_core.control.actions import PublishRoutes, ReportHealth, StartReplica
+from muai_core.control.events import (
+    DeviceChecked,
+    DeviceSourceFailed,
+    ReplicaReady,
+    ReplicaStartFailed,
+)
 from muai_core.control.ledger import Ledger
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.control.state import (
@@ -15,12 +22,18 @@ from muai_core.control.state import (
     SourceRecord,
     State,
 )
-from muai_core.gateway.observer import FinishedRequest
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, DeviceMeasurements, DeviceReading, Measurement
+from muai_core.model.device import (
+    Device,
+    DeviceMeasurements,
+    DeviceReading,
+    HostFault,
+    Measurement,
+)
 from muai_core.model.health import Finding, Health
 from muai_core.model.metrics import MetricFamily
 from muai_core.model.placement import Placement
+from muai_core.model.requests import RequestRecord, TraceContext
 from muai_core.model.routing import ModelStatus, Route, RoutingTable
 from muai_core.telemetry.catalogue import METRICS
 from muai_core.telemetry.collect import (
@@ -75,6 +88,7 @@ def measured(device: Device) -> DeviceMeasurements:
     return DeviceMeasurements(device.uuid, tuple(values))
 
 
+JUNK = Measurement("moon_phase", 0.5)
 XID = Finding(kind="xid", code=63, severity=Health.DEGRADED, reason="XID 63: a row was remapped")
 
 
@@ -127,6 +141,9 @@ def test_no_journal_no_series() -> None:
     assert series(controller_families("1", 2.0, 0))["muai_journal_bytes"] == {(): 0.0}
 
 
+NO_DRIVER = HostFault(kind="driver_not_loaded", reason="no driver", advice="load it")
+
+
 def busy_state() -> State:
     here, gone = gpu(0), gpu(1)
     ledger = Ledger()
@@ -145,8 +162,10 @@ def busy_state() -> State:
             ),
         ),
     ]
+    two_by_one = Placement(((here.uuid,), (gone.uuid,)), (4 * GIB, 2 * GIB))
+    running = replica("chat", 1, ReplicaState.READY, restarts=2)
     replicas = [
-        replica("chat", 1, ReplicaState.READY, restarts=2),
+        structs.replace(running, placement=two_by_one),
         replica("chat", 2, ReplicaState.RELEASING),
     ]
     return State(
@@ -154,7 +173,10 @@ def busy_state() -> State:
         deployments={"chat": deployment("chat", 2)},
         replicas={one.id: one for one in replicas},
         devices={record.device.uuid: record for record in records},
-        sources={"simulated": SourceRecord(observed_at_s=1.0)},
+        sources={
+            "simulated": SourceRecord(observed_at_s=1.0),
+            "nvml": SourceRecord(observed_at_s=1.0, failure="no answer", fault=NO_DRIVER),
+        },
         ledger=ledger,
         applied={"DevicesObserved": 7},
         stale={"ReplicaExited: late": 1, "ReplicaExited: an earlier epoch": 2},
@@ -174,6 +196,9 @@ def test_the_state_tells_events_replicas_and_devices() -> None:
         ("ReplicaExited", "stale"): 3.0,
         ("DevicesObserved", "rejected"): 1.0,
     }
+    assert found["muai_device_source_up"] == {("simulated",): 1.0, ("nvml",): 0.0}
+    assert found["muai_host_fault"] == {("nvml", "driver_not_loaded"): 1.0}
+    assert found["muai_replica_info"] == {("chat", "chat-1", "simulated", "1", "2"): 1.0}
     assert found["muai_replica_ready"] == {("chat", "chat-1"): 1.0, ("chat", "chat-2"): 0.0}
     assert found["muai_replica_restarts"] == {("chat", "chat-1"): 2.0, ("chat", "chat-2"): 0.0}
     assert found["muai_replica_requests_in_flight"] == {("chat", "chat-1"): 5.0}
@@ -182,19 +207,28 @@ def test_the_state_tells_events_replicas_and_devices() -> None:
     assert found["muai_replica_tokens_generated"] == {("chat", "chat-1"): 99.0}
 
 
-def finished(model: str | None, **values: object) -> FinishedRequest:
-    ok = FinishedRequest(
+def finished(model: str | None, **values: object) -> RequestRecord:
+    ok = RequestRecord(
+        trace=TraceContext("0" * 31 + "1", "0" * 15 + "1", None, False),
+        started_unix_ns=0,
+        duration_s=0.4,
+        queue_s=0.0,
+        first_token_s=0.03,
+        operation="chat",
+        path="/v1/chat/completions",
         model=model,
+        engine="simulated",
         replica_id="chat-1",
+        endpoint="http://h:1",
+        request_id="r",
         status=200,
         outcome="ok",
+        error=None,
         streamed=True,
-        duration_s=0.4,
-        first_token_s=0.03,
-        prompt_tokens=None,
-        completion_tokens=None,
         events=12,
         retries=0,
+        prompt_tokens=None,
+        completion_tokens=None,
     )
     return structs.replace(ok, **values)
 
@@ -284,6 +318,43 @@ def test_steps_count_actions_and_failed_sources() -> None:
     assert (steps.points[0].count, steps.points[0].total) == (1, 0.0002)
 
 
+def checked(**values: Any) -> DeviceChecked:
+    return DeviceChecked(uuid="GPU-0", check=1, **values)
+
+
+def worse() -> ReportHealth:
+    return ReportHealth(
+        uuid="GPU-0",
+        before=Health.HEALTHY,
+        after=Health.DEGRADED,
+        cause="XID 63: a row was remapped",
+    )
+
+
+def test_health_and_self_tests_are_counted() -> None:
+    registry = Registry()
+    meter = ControllerMeter(registry)
+    tests = [checked(), checked(finding=XID), checked(inconclusive="no memory left"), checked()]
+    meter.stepped(1.0, 0.1, tests, [worse(), worse()])
+    found = series(registry.collect())
+    assert found["muai_device_self_tests"] == {
+        ("passed",): 2.0,
+        ("failed",): 1.0,
+        ("inconclusive",): 1.0,
+    }
+    assert found["muai_device_health_transitions"] == {("healthy", "degraded"): 2.0}
+
+
+def test_observations_are_timed_by_source() -> None:
+    registry = Registry()
+    meter = ControllerMeter(registry)
+    meter.observed("nvml", 0.004)
+    meter.observed("nvml", 45.0)
+    families = {family.name: family for family in registry.collect()}
+    (point,) = families["muai_device_source_observe_duration_seconds"].points
+    assert (point.labels, point.count, point.total) == (("nvml",), 2, 45.004)
+
+
 def test_only_starts_that_succeed_are_timed() -> None:
     registry, _ = metered()
     meter = ControllerMeter(registry)
@@ -306,15 +377,16 @@ def test_every_metric_of_the_catalogue_is_fed_and_nothing_else() -> None:
     controller = ControllerMeter(registry)
     failed = DeviceSourceFailed(source="nvml", reason="gone")
     controller.stepped(1.0, 0.1, [failed], [start("chat-1", 3)])
-    controller.stepped(2.0, 0.1, [ready("chat-1", 3)], [])
+    controller.stepped(2.0, 0.1, [ready("chat-1", 3), checked()], [worse()])
+    controller.observed("nvml", 0.01)
     families = (
         *controller_families("0.1.0", 1.0, 10),
-        *sink_families({"prometheus": 0}),
+        *sink_families({"prometheus": 0}, {"otel": 0}),
         *state_families(
             busy_state(),
             {("chat-1", 3): 1},
             {"chat-1": Progress(1, 0, 5)},
-            {"GPU-0": measured(gpu(0))},
+            {"GPU-0": structs.replace(measured(gpu(0)), values=(*measured(gpu(0)).values, JUNK))},
             unix_offset_s=1e9,
         ),
         *registry.collect(),

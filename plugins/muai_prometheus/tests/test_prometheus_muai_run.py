@@ -17,10 +17,18 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from muai_core.telemetry.catalogue import METRICS
+from muai_core.telemetry.device_catalogue import DEVICE_METRICS
 
 pytest.importorskip("muai_simulated", reason="needs the distribution muai-simulated")
 
 DEADLINE_S = 60.0
+CONTRACT = {
+    "gpu_memory_used_bytes",
+    "gpu_memory_available_bytes",
+    "gpu_utilization_percent",
+    "gpu_temperature_celsius",
+    "gpu_health_status",
+}
 CONFIG = """
 models:
   chat: {source: "simulated:chat", engine: simulated, replicas: 2}
@@ -153,11 +161,17 @@ def test_requests_are_counted_and_invented_names_make_no_series(running: Running
 
 
 def test_what_runs_is_measured(running: Running) -> None:
-    # Failures have no series before the first.
+    # Failures have no series before the first, and a simulated GPU measures little.
     not_always = {
         "muai_device_source_failures_total",
+        "muai_device_measurements_rejected_total",
+        "muai_device_health_transitions_total",
+        "muai_device_self_tests_total",
+        "muai_host_fault",
         "muai_policy_failures_total",
         "muai_request_faults_total",
+        "muai_sink_requests_dropped_total",
+        *(metric.exposed_name for metric in DEVICE_METRICS if metric.name not in CONTRACT),
     }
     expected = {metric.exposed_name for metric in METRICS} - not_always
     assert running.ask("chat") == 200
