@@ -1,6 +1,6 @@
 """The OpenAI-compatible door: requests and tokens pass here and nowhere else."""
 
-from muai_core.gateway.observer import FaultKind, FinishedRequest, NullObserver, Observer, Outcome
+from muai_core.gateway.observer import FaultKind, NullObserver, Observer
 from muai_core.gateway.router import ReplicaLoad
 from muai_core.gateway.server import Gateway
 from muai_core.gateway.settings import (
@@ -9,17 +9,17 @@ from muai_core.gateway.settings import (
     GatewaySettingsError,
     PortTakenError,
 )
+from muai_core.gateway.tracing import Tracing
 
 __all__ = [
     "ExposedWithoutKeysError",
     "FaultKind",
-    "FinishedRequest",
     "Gateway",
     "GatewaySettings",
     "GatewaySettingsError",
     "NullObserver",
     "Observer",
-    "Outcome",
     "PortTakenError",
     "ReplicaLoad",
+    "Tracing",
 ]

@@ -16,6 +16,8 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MAX_EVENT_BYTES = 1024 * 1024
 
 _EVENT_STREAM = b"text/event-stream"
+#: Only a `usage` holds this: inside a text the quotes would be escaped.
+_USAGE_MARK = b'"prompt_tokens"'
 #: What a server-sent event may begin with.
 _EVENT_STARTS = (b"data:", b":", b"event:", b"id:", b"retry:", b"\n", b"\r\n")
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
@@ -69,6 +71,7 @@ class Attempt:
         "first_event_s",
         "held",
         "outcome",
+        "usage",
     )
 
     def __init__(
@@ -78,6 +81,7 @@ class Attempt:
         settings: GatewaySettings,
         *,
         streamed: bool,
+        usage_asked: bool,
         replica_header: bytes,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -96,6 +100,8 @@ class Attempt:
         #: Of an answer: its pieces. Of a stream: the beginning of an event that is not whole yet.
         self.held: list[bytes] = []
         self.events = 0
+        #: The latest events of a stream that hold a `usage`; None when nobody asked for one.
+        self.usage: bytes | None = b"" if usage_asked else None
         self.first_event_s: float | None = None
         #: An Answer; None when a stream was passed on to its end; or raises ReplicaFault.
         self.outcome: asyncio.Future[Answer | None] = self._loop.create_future()
@@ -149,6 +155,8 @@ class Attempt:
         elif self.held or not self._done_seen:
             self._fail("reset", "the stream ended without [DONE]")
         else:
+            # [DONE] is no token.
+            self.events -= 1
             self.outcome.set_result(None)
 
     def on_broken(self, kind: BreakKind, detail: str) -> None:
@@ -182,6 +190,8 @@ class Attempt:
         if self.first_event_s is None:
             self._begin()
         self.events += data.count(b"data:")
+        if self.usage is not None and _USAGE_MARK in data:
+            self.usage = data
         self._done_seen = data.endswith(_DONE)
         self.client.write(data)
 

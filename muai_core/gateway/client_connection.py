@@ -11,6 +11,7 @@ import httptools
 
 from muai_core.gateway.api_error import ApiError, body_too_large
 from muai_core.gateway.client_request import Request, Site
+from muai_core.gateway.tracing import PARENT, STATE
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ _KEEP_ALIVE_S = 75.0
 _LINGER_S = 2.0
 
 _VERSIONS = ("1.0", "1.1")
+#: Headers of which every line counts. Two parents are one that is invalid, as they must be.
+_JOINED = (PARENT, STATE)
 
 JSON = b"application/json"
 _STATUS_LINES = {
@@ -197,8 +200,12 @@ class ClientConnection(asyncio.Protocol):
             self._receiving.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._receiving is not None:
-            self._receiving.headers[name.lower()] = value
+        if self._receiving is None:
+            return
+        headers, name = self._receiving.headers, name.lower()
+        if name in headers and name in _JOINED:
+            value = headers[name] + b"," + value
+        headers[name] = value
 
     def on_headers_complete(self) -> None:
         request = self._receiving

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """One request as received. Header names are lower case; of repeated ones the last counts."""
+    """One request as received. Header names are lower case; of repeated ones the last counts,
+    save for those of a trace."""
 
     __slots__ = (
         "admitted",

@@ -6,39 +6,34 @@ import logging
 from time import monotonic
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from muai_core.gateway import api_error
 from muai_core.gateway.api_error import ApiError
 from muai_core.gateway.attempt import Answer, Attempt, ReplicaFault
 from muai_core.gateway.client_connection import JSON
-from muai_core.gateway.client_request import Request
 from muai_core.gateway.journey import Journey
 from muai_core.gateway.observer import FaultKind, Observer
 from muai_core.gateway.replica_pool import ReplicaConnection
 from muai_core.gateway.router import SUSPICION_S, Lease, Router, Slot
 from muai_core.gateway.settings import GatewaySettings
+from muai_core.gateway.tracing import PARENT, STATE, engine_headers
+from muai_core.gateway.usage import Usage, asks_for_usage, usage_in_events, usage_of
+from muai_core.model.requests import UNTRACED
 
 log = logging.getLogger(__name__)
 
 #: Answers with which a dying or overloaded engine sends a request away.
 _RETRIED_STATUSES = frozenset((502, 503))
-#: Request headers that engines get to see, besides those that frame the body.
-_FORWARDED = (b"traceparent", b"tracestate")
+#: Request headers that engines get to see as they come, while the gateway does not trace.
+_FORWARDED = (PARENT, STATE)
 
 
 class _Ask(Struct):
     model: str | UnsetType | None = UNSET
     stream: bool | None = False
-
-
-class _Usage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Completion(Struct):
-    usage: _Usage | None = None
+    #: Whatever it holds, it is for the engine to judge.
+    stream_options: Raw | None = None
 
 
 class _EngineError(Struct):
@@ -46,7 +41,6 @@ class _EngineError(Struct):
 
 
 _ask = msgspec.json.Decoder(_Ask)
-_completion = msgspec.json.Decoder(_Completion)
 _engine_error = msgspec.json.Decoder(_EngineError)
 
 
@@ -100,6 +94,7 @@ class Proxy:
             raise api_error.model_not_found(name, tuple(self._router.statuses))
         journey.model = name
         journey.streamed = bool(ask.stream)
+        journey.usage_asked = journey.streamed and asks_for_usage(ask.stream_options)
 
     async def _place(self, journey: Journey) -> Lease | None:
         """A place at a replica that has not failed this request, waited for when need be.
@@ -133,8 +128,8 @@ class Proxy:
     async def _try(self, journey: Journey, slot: Slot) -> Answer | None:
         """Raises ReplicaFault."""
         journey.tries += 1
-        journey.replica_id = slot.key[0]
-        head = self._head(journey.request, slot)
+        journey.slot = slot
+        head = self._head(journey, slot)
         connection = slot.pool.take()
         while True:
             reused = connection is not None
@@ -145,14 +140,20 @@ class Proxy:
                 journey.client,
                 self._settings,
                 streamed=journey.streamed,
+                usage_asked=journey.usage_asked,
                 replica_header=slot.header,
             )
             journey.sent += 1
+            if journey.first_sent_s is None:
+                journey.first_sent_s = monotonic()
             connection.send(attempt, head, journey.request.body)
             try:
                 answer = await attempt.outcome
-                if answer is not None:
-                    _count_tokens(journey, answer)
+                if answer is None:
+                    if attempt.usage:
+                        _count_tokens(journey, usage_in_events(attempt.usage))
+                elif answer.status == 200:
+                    _count_tokens(journey, _usage_of(answer))
                 return answer
             except ReplicaFault as fault:
                 if not reused or fault.kind != "reset" or connection.answered:
@@ -166,12 +167,15 @@ class Proxy:
                 if attempt.first_event_s is not None:
                     journey.first_token_s = attempt.first_event_s - journey.request.arrived_s
 
-    def _head(self, request: Request, slot: Slot) -> bytes:
-        forwarded = b"".join(
-            b"%b: %b\r\n" % (name, request.headers[name])
-            for name in _FORWARDED
-            if name in request.headers
-        )
+    def _head(self, journey: Journey, slot: Slot) -> bytes:
+        request = journey.request
+        if journey.trace is UNTRACED:
+            forwarded = b""
+            for name in _FORWARDED:
+                if name in request.headers:
+                    forwarded += b"%b: %b\r\n" % (name, request.headers[name])
+        else:
+            forwarded = engine_headers(journey.trace)
         return (
             b"POST %b HTTP/1.1\r\nhost: %b\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\nx-request-id: %b\r\n%b\r\n"
@@ -208,9 +212,10 @@ class Proxy:
         error = _timeout_error(fault, self._settings)
         client = journey.client
         if client.status:
-            client.write((error or api_error.stream_cut(fault.detail)).event())
+            error = error or api_error.stream_cut(fault.detail)
+            client.write(error.event())
             client.end()
-            journey.cut = True
+            journey.error = error.code
             return
         if error is not None:
             raise error
@@ -260,19 +265,17 @@ class Proxy:
         journey.client.respond(answer.status, body, content_type, headers)
 
 
-def _count_tokens(journey: Journey, answer: Answer) -> None:
+def _count_tokens(journey: Journey, usage: Usage) -> None:
+    journey.prompt_tokens = usage.prompt_tokens
+    journey.completion_tokens = usage.completion_tokens
+
+
+def _usage_of(answer: Answer) -> Usage:
     """Raises ReplicaFault when a successful answer is not even JSON."""
-    if answer.status != 200:
-        return
     try:
-        usage = _completion.decode(answer.body).usage
-    except msgspec.ValidationError:
-        return
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        return usage_of(answer.body)
+    except ValueError as error:
         raise ReplicaFault("garbled", f"its answer is not JSON: {error}") from error
-    if usage is not None:
-        journey.prompt_tokens = usage.prompt_tokens
-        journey.completion_tokens = usage.completion_tokens
 
 
 def _timeout_error(fault: ReplicaFault, settings: GatewaySettings) -> ApiError | None:

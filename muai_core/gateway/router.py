@@ -41,6 +41,7 @@ class Slot:
         "key",
         "outstanding",
         "pool",
+        "route",
         "routed",
         "suspect_until_s",
         "waiters",
@@ -48,6 +49,7 @@ class Slot:
 
     def __init__(self, route: Route) -> None:
         self.key: ReplicaKey = (route.replica_id, route.epoch)
+        self.route = route
         self.header = b"x-muai-replica: " + route.replica_id.encode("latin-1", "replace") + b"\r\n"
         self.outstanding = 0
         self.faults: Counter[FaultKind] = Counter()

@@ -20,7 +20,7 @@ from muai_core.gateway import api_error
 from muai_core.gateway.api_error import ApiError
 from muai_core.gateway.client_connection import ClientConnection
 from muai_core.gateway.client_request import Request
-from muai_core.gateway.journey import Journey
+from muai_core.gateway.journey import OPERATIONS, Journey
 from muai_core.gateway.observer import NullObserver, Observer
 from muai_core.gateway.proxy import Proxy
 from muai_core.gateway.router import ReplicaLoad, Router
@@ -31,11 +31,11 @@ from muai_core.gateway.settings import (
     check_exposure,
     load_keys,
 )
+from muai_core.gateway.tracing import Tracing
 from muai_core.model.routing import ModelStatus, RoutingTable
 
 log = logging.getLogger(__name__)
 
-_GENERATE = frozenset(("/v1/chat/completions", "/v1/completions"))
 _MODELS = "/v1/models"
 _HEALTH = "/health"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
@@ -61,8 +61,10 @@ class Gateway:
         *,
         observer: Observer | None = None,
         health: Health | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`health` returns what /health adds to the models, such as `devices`; it must not block.
+        Without `tracing` the trace headers of clients reach the engines as they come.
 
         Raises GatewaySettingsError when keys cannot be read, ExposedWithoutKeysError when anyone
         on the network could use the gateway.
@@ -76,6 +78,7 @@ class Gateway:
         self._keys = [b"Bearer " + key.encode() for key in load_keys(settings)]
         self._observer: Observer = observer or NullObserver()
         self._health = health
+        self._tracing = tracing
         self._router = Router()
         self._proxy: Proxy | None = None
         self._server: asyncio.Server | None = None
@@ -224,10 +227,12 @@ class Gateway:
         if not request.id:
             self._name(request)
         journey = Journey(request, client)
+        if self._tracing is not None and request.path in OPERATIONS:
+            journey.trace = self._tracing.begin(request.headers)
         try:
             if request.refusal is not None:
                 raise request.refusal
-            if request.path in _GENERATE:
+            if request.path in OPERATIONS:
                 assert self._proxy is not None
                 await self._proxy.forward(journey)
             else:
@@ -235,7 +240,7 @@ class Gateway:
                 client.respond(status, msgspec.json.encode(body))
         except ApiError as error:
             client.refuse(error)
-            journey.refused = True
+            journey.error = error.code
         except asyncio.CancelledError:
             journey.cancelled = True
             raise
@@ -310,20 +315,26 @@ class Gateway:
         return status, report
 
     def _report(self, journey: Journey) -> None:
+        record = journey.finished(monotonic())
         try:
-            self._observer.request_finished(journey.finished(monotonic()))
+            self._observer.request_finished(record)
         except Exception:
             log.exception("an observer failed")
+        if self._tracing is not None and record.trace.sampled:
+            try:
+                self._tracing.tell(record)
+            except Exception:
+                log.exception("a traced request could not be told")
 
 
 def _check_route(request: Request) -> None:
     path = request.path
-    if path in _GENERATE:
+    if path in OPERATIONS:
         allowed: tuple[str, ...] = ("POST",)
     elif path in (_MODELS, _HEALTH) or path.startswith(_MODELS + "/"):
         allowed = ("GET", "HEAD")
     else:
-        endpoints = ", ".join([*sorted(_GENERATE), _MODELS, _HEALTH])
+        endpoints = ", ".join([*sorted(OPERATIONS), _MODELS, _HEALTH])
         raise ApiError(404, "not_found", f"there is no {path[:200]}; endpoints here: {endpoints}")
     if request.method not in allowed:
         methods = ", ".join(allowed)

@@ -28,7 +28,7 @@ class TraceContext(Struct, frozen=True):
 UNTRACED = TraceContext("0" * 32, "0" * 16, None, sampled=False)
 
 
-class RequestRecord(Struct, frozen=True, kw_only=True):
+class RequestRecord(Struct, frozen=True):
     """One request from its arrival at the gateway to the last byte of its answer."""
 
     #: `UNTRACED` while nobody wants traces, and for requests that generate nothing. Sinks get only

@@ -22,6 +22,14 @@ FIRST_TOKEN_BUCKETS_S = (
     30.0, 60.0,
 )
 # fmt: on
+#: OpenTelemetry, `gen_ai.server.time_per_output_token`.
+# fmt: off
+OUTPUT_TOKEN_BUCKETS_S = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+)
+# fmt: on
+#: The gateway's own work takes 0.1 ms; the wait for another replica up to `retry_wait_s`, 30 s.
+QUEUE_BUCKETS_S = (1e-4, 2.5e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 #: A small model is up in a second, a large one loads for twenty minutes.
 START_BUCKETS_S = (1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0)
 #: A healthy driver answers in milliseconds, one with a sick GPU is silent for 45 s at a time.
@@ -155,6 +163,24 @@ TIME_TO_FIRST_TOKEN = histogram(
     FIRST_TOKEN_BUCKETS_S,
     MODEL_LABEL,
 )
+TIME_PER_OUTPUT_TOKEN = histogram(
+    "muai_time_per_output_token_seconds",
+    "Time per token after the first, of streams that succeeded.",
+    OUTPUT_TOKEN_BUCKETS_S,
+    MODEL_LABEL,
+)
+REQUEST_QUEUE = histogram(
+    "muai_request_queue_seconds",
+    "Time from the arrival of a request until it was first handed to a replica.",
+    QUEUE_BUCKETS_S,
+    MODEL_LABEL,
+)
+REQUEST_TOKENS = counter(
+    "muai_request_tokens",
+    "Tokens of requests whose answers tell how many: of the prompt, and of the completion.",
+    MODEL_LABEL,
+    "kind",
+)
 REQUEST_RETRIES = counter(
     "muai_request_retries", "Further tries of requests after a replica failed one.", MODEL_LABEL
 )
@@ -194,6 +220,9 @@ RECORDED: tuple[Metric, ...] = (
     REQUESTS,
     REQUEST_DURATION,
     TIME_TO_FIRST_TOKEN,
+    TIME_PER_OUTPUT_TOKEN,
+    REQUEST_QUEUE,
+    REQUEST_TOKENS,
     REQUEST_RETRIES,
     REQUEST_FAULTS,
 )

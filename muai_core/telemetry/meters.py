@@ -17,6 +17,7 @@ from muai_core.model.requests import RequestRecord
 from muai_core.model.routing import RoutingTable
 from muai_core.telemetry import catalogue
 from muai_core.telemetry.registry import NO_MODEL, Registry
+from muai_core.telemetry.request_series import RequestSeries, request_count
 
 
 class ControllerMeter:
@@ -75,6 +76,8 @@ class GatewayMeter:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._models: frozenset[str] = frozenset()
+        #: By model; of those that are served, and made anew when these change.
+        self._series: dict[str, RequestSeries] = {}
         self._model_of: dict[str, str] = {}
         self._model_before: dict[str, str] = {}
 
@@ -84,27 +87,21 @@ class GatewayMeter:
         if models != self._models:
             self._registry.serve_models(models)
             self._models = models
+            self._series.clear()
         # A replica that faults is often gone from the table by the time that is told.
         self._model_before = self._model_of
         self._model_of = {route.replica_id: route.model for route in table.routes}
 
     def request_finished(self, request: RequestRecord) -> None:
-        model = NO_MODEL if request.model is None else request.model
-        self._registry.value(
-            catalogue.REQUESTS,
-            model,
-            request.outcome,
-            str(request.status),
-            "true" if request.streamed else "false",
-        ).add()
-        # Lists of models and the like are answered too, at once: they are no measure of a model.
-        if request.outcome == "ok" and model in self._models:
-            self._registry.histogram(catalogue.REQUEST_DURATION, model).observe(request.duration_s)
-        if request.first_token_s is not None:
-            first_token = self._registry.histogram(catalogue.TIME_TO_FIRST_TOKEN, model)
-            first_token.observe(request.first_token_s)
-        if request.retries:
-            self._registry.value(catalogue.REQUEST_RETRIES, model).add(request.retries)
+        model = request.model
+        if model is None or model not in self._models:
+            # Lists of models and the like are answered too, at once: no measure of a model.
+            request_count(self._registry, NO_MODEL, request).add()
+            return
+        series = self._series.get(model)
+        if series is None:
+            series = self._series[model] = RequestSeries(self._registry, model)
+        series.count(request)
 
     def replica_faulted(self, replica_id: str, epoch: int, kind: FaultKind) -> None:
         model = self._model_of.get(replica_id) or self._model_before.get(replica_id, NO_MODEL)

@@ -10,7 +10,8 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from muai_core.gateway import FaultKind, FinishedRequest, Gateway, GatewaySettings
+from muai_core.gateway import FaultKind, Gateway, GatewaySettings, Tracing
+from muai_core.model.requests import RequestRecord
 from muai_core.model.routing import ModelState, ModelStatus, Route, RoutingTable
 
 PIECES = ("The ", "capital ", "of ", "France ", "is ", "Paris.")
@@ -155,10 +156,10 @@ class Recorder:
     """An observer that remembers."""
 
     def __init__(self) -> None:
-        self.finished: list[FinishedRequest] = []
+        self.finished: list[RequestRecord] = []
         self.faults: list[tuple[str, int, FaultKind]] = []
 
-    def request_finished(self, request: FinishedRequest) -> None:
+    def request_finished(self, request: RequestRecord) -> None:
         self.finished.append(request)
 
     def replica_faulted(self, replica_id: str, epoch: int, kind: FaultKind) -> None:
@@ -240,7 +241,7 @@ class Door:
             events = [event for event in text.split("\n\n") if event]
             return response.status, [event.partition("data: ")[2] for event in events]
 
-    async def reported(self, count: int = 1) -> list[FinishedRequest]:
+    async def reported(self, count: int = 1) -> list[RequestRecord]:
         """The finished requests, once there are `count`."""
         await until(lambda: len(self.recorder.finished) >= count)
         return self.recorder.finished

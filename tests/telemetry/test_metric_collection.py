@@ -372,7 +372,7 @@ def test_only_starts_that_succeed_are_timed() -> None:
 
 def test_every_metric_of_the_catalogue_is_fed_and_nothing_else() -> None:
     registry, meter = metered()
-    meter.request_finished(finished("chat", retries=1))
+    meter.request_finished(finished("chat", retries=1, prompt_tokens=5))
     meter.replica_faulted("chat-1", 1, "reset")
     controller = ControllerMeter(registry)
     failed = DeviceSourceFailed(source="nvml", reason="gone")
