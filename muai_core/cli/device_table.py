@@ -123,7 +123,8 @@ def drawn(devices: Sequence[Device], console: "Console") -> "RenderableType":
         cells = [column.cells[row] for column in columns]
         lines.append(_line(cells, columns, bars.bar(device, bar_width), bar_width))
         lines.extend(_details(device, below))
-    lines.append(bars.legend())
+    if bar_width:
+        lines.append(bars.legend())
     return Group(*lines)
 
 
