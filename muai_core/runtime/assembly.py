@@ -22,6 +22,11 @@ def device_sources(loaded: LoadedConfig) -> dict[DeviceSource, Mapping[str, Any]
     return {sources[name]: options for name, options in loaded.device_source_options().items()}
 
 
+def device_sources_by_name(loaded: LoadedConfig) -> dict[str, DeviceSource]:
+    """The device sources that are on."""
+    return {source.name: source for source in device_sources(loaded)}
+
+
 def platforms_in(facts: Collection[ev.Event]) -> set[Platform]:
     """The platforms of all devices that were observed."""
     return {

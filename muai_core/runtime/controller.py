@@ -30,15 +30,18 @@ from muai_core.runtime.executor import Executor
 from muai_core.runtime.inbox import Inbox
 from muai_core.runtime.instance import Instance, using
 from muai_core.runtime.journal import Journal
+from muai_core.runtime.log_watch import LogWatch
 from muai_core.runtime.memory_return import MemoryReturn
 from muai_core.runtime.monitor import DeviceMonitor
 from muai_core.runtime.narrator import Narrator
 from muai_core.runtime.orphans import reclaim_orphans
 from muai_core.runtime.progress import ProgressPoller
 from muai_core.runtime.resolution import resolve
+from muai_core.runtime.self_tests import SelfTests
 from muai_core.runtime.sinks import SinkRunners
 from muai_core.runtime.supervisor import Supervisor
 from muai_core.telemetry import collect
+from muai_core.telemetry.devices import DeviceCollector
 from muai_core.telemetry.meters import ControllerMeter, GatewayMeter
 from muai_core.telemetry.registry import Registry
 
@@ -69,6 +72,7 @@ class Controller:
         self._registry = Registry()
         self._meter = ControllerMeter(self._registry)
         self._gateway_meter = GatewayMeter(self._registry)
+        self._device_collector = DeviceCollector()
         #: True once the gateway listens and `stop` has something to stop.
         self.started = False
         self._stopping = False
@@ -112,6 +116,7 @@ class Controller:
                 self._loaded.config.devices.observe_interval_s,
                 self.clock,
                 self._inbox.put,
+                timed=self._meter.observed,
             )
             stack.push_async_callback(self.monitor.close)
             self.monitor.start()
@@ -138,6 +143,16 @@ class Controller:
                 self._instance, self._inbox.put, deadlines=assembly.stage_deadlines(self._loaded)
             )
             stack.push_async_callback(self._end_supervisor)
+            self.log_watch = LogWatch(self.supervisor.logs, self._inbox.put)
+            stack.push_async_callback(self.log_watch.close)
+            self.log_watch.start()
+            self.self_tests = SelfTests(
+                assembly.device_sources_by_name(self._loaded),
+                self._instance.id,
+                self._inbox.put,
+                self.clock,
+            )
+            stack.push_async_callback(self._end_self_tests)
             self.progress = ProgressPoller()
             stack.push_async_callback(self.progress.close)
             self.executor = Executor(
@@ -148,6 +163,7 @@ class Controller:
                 self._inbox.put,
                 self.clock,
                 MemoryReturn(self.monitor, self.clock),
+                self.self_tests,
             )
             stack.push_async_callback(self.executor.close)
             api = ControlApi(
@@ -309,7 +325,15 @@ class Controller:
                 muai_core.__version__, self.clock(), self.journal.state.size_bytes
             ),
             *collect.sink_families(self.sinks.batches_dropped()),
-            *collect.state_families(self.plane.state, self._in_flight(), self.progress.latest),
+            *collect.state_families(
+                self.plane.state,
+                self._in_flight(),
+                self.progress.latest,
+                self.monitor.measurements,
+                devices=self._device_collector,
+                now_s=self.clock(),
+                unix_offset_s=time.time() - self.clock(),
+            ),
             *self._registry.collect(),
         )
 
@@ -329,6 +353,11 @@ class Controller:
         left = await self.supervisor.close()
         for words in left:
             _log.error("left behind: %s", words)
+
+    async def _end_self_tests(self) -> None:
+        left = await self.self_tests.close()
+        for words in left:
+            _log.error("left behind by a self-test: %s", words)
 
     async def _off_loop(self, work: Callable[[], object]) -> None:
         await asyncio.to_thread(work)

@@ -19,6 +19,7 @@ from muai_core.runtime.daemon_thread import in_daemon_thread
 from muai_core.runtime.environment import device_environment
 from muai_core.runtime.memory_return import MemoryReturn
 from muai_core.runtime.ports import PortAllocator
+from muai_core.runtime.self_tests import SelfTests
 from muai_core.runtime.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class Executor:
         emit: Callable[[Event], None],
         clock: Callable[[], float],
         memory: MemoryReturn,
+        self_tests: SelfTests,
     ) -> None:
         self._supervisor = supervisor
         self._gateway = gateway
@@ -100,9 +102,11 @@ class Executor:
         self._emit = emit
         self._clock = clock
         self._memory = memory
+        self._self_tests = self_tests
         self._tasks: set[asyncio.Task[None]] = set()
 
     def execute(self, action: act.Action) -> None:
+        """Begin the action; what is only told to people is the narrator's."""
         match action:
             case act.StartReplica():
                 incarnation = (action.replica_id, action.epoch)
@@ -121,6 +125,8 @@ class Executor:
                 self._spawn(self._confirm_release(action))
             case act.PublishRoutes():
                 self._publish(action.table)
+            case act.CheckDevice():
+                self._self_tests.start(action)
 
     async def close(self) -> None:
         """Abandon what is still under way. Call it when every replica is gone, or must be."""

@@ -6,7 +6,7 @@ from msgspec import Struct, structs
 
 from muai_core.config.errors import ConfigError, Problem
 from muai_core.config.loaded import LoadedConfig
-from muai_core.control.state import ControlSettings
+from muai_core.control.state import ControlSettings, HealthSettings
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Platform
 from muai_core.plugin.engine import Engine
@@ -43,6 +43,7 @@ def control_settings(loaded: LoadedConfig) -> ControlSettings:
         policy=recovery.policy,
         strategy_options=dict(config.allocation.options),
         policy_options=dict(recovery.options),
+        health=HealthSettings(**config.devices.health.model_dump()),
         memory_reserve_bytes=int(config.devices.memory_reserve_gib * GIB),
         backoff_initial_s=recovery.backoff_initial_s,
         backoff_max_s=recovery.backoff_max_s,

@@ -18,6 +18,7 @@ from muai_core.control import events as ev
 from muai_core.runtime.bring_up import StageDeadlines
 from muai_core.runtime.instance import Instance
 from muai_core.runtime.kill_all import kill_all
+from muai_core.runtime.log_watch import WatchedLog
 from muai_core.runtime.orphans import SpawnRecords
 from muai_core.runtime.probe import Prober
 from muai_core.runtime.process import Release
@@ -127,6 +128,14 @@ class Supervisor:
             ev.ReplicaSighting(life.replica_id, life.epoch)
             for life in self._lives.values()
             if not life.ended
+        )
+
+    def logs(self) -> tuple[WatchedLog, ...]:
+        """The log of every incarnation that has a process."""
+        return tuple(
+            (life.replica_id, life.epoch, life.log_path)
+            for life in self._lives.values()
+            if life.process is not None and not life.ended
         )
 
     def inventory(self) -> tuple[SupervisedReplica, ...]:
