@@ -33,8 +33,13 @@ class MetricsServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, path: str, render: Render) -> None:
-        """Raises SinkError when it cannot listen there, with the reason and the way out."""
+    def __init__(
+        self, host: str, port: int, path: str, render: Render, settings: str = "sinks.prometheus."
+    ) -> None:
+        """Raises SinkError when it cannot listen there, with the reason and the way out.
+
+        `settings` stands before `host` and `port` where the text names them.
+        """
         self.path = path
         self._render = render
         self._broken = False
@@ -47,12 +52,13 @@ class MetricsServer(ThreadingHTTPServer):
             self.address_family = family
             super().__init__((str(address[0]), port), ScrapeHandler)
         except OSError as error:
-            raise SinkError(_cannot_listen(host, port, error)) from error
+            raise SinkError(_cannot_listen(host, port, settings, error)) from error
 
     @property
-    def port(self) -> int:
-        """The port that it listens on, also when the system chose it."""
-        return int(self.server_address[1])
+    def url(self) -> str:
+        """Where the metrics are, with the port that the system chose if it was asked to."""
+        host, port = str(self.server_address[0]), int(self.server_address[1])
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}{self.path}"
 
     def start(self) -> None:
         """Answer from a thread until `stop`."""
@@ -137,23 +143,23 @@ class ScrapeHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> str:
+def _cannot_listen(host: str, port: int, settings: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         holder, way_out = _holder(port)
         return (
             f"port {port} on {host} is in use by {holder}; "
-            f"set sinks.prometheus.port to a free port, or stop {way_out}"
+            f"set {settings}port to a free port, or stop {way_out}"
         )
     if error.errno == errno.EACCES:
-        return f"port {port} on {host} needs privileges; set sinks.prometheus.port to 1024 or above"
+        return f"port {port} on {host} needs privileges; set {settings}port to 1024 or above"
     if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
         return (
             f"{host} is no address of this machine ({error.strerror}); "
-            "set sinks.prometheus.host, for example to 127.0.0.1"
+            f"set {settings}host, for example to 127.0.0.1"
         )
     return (
         f"cannot listen on {host} port {port}: {error.strerror or error}; "
-        "set sinks.prometheus.host and sinks.prometheus.port"
+        f"set {settings}host and {settings}port"
     )
 
 

@@ -41,11 +41,7 @@ class PrometheusSink(MetricSink):
 
     def location(self) -> str | None:
         """The URL at which the metrics are served; None when closed."""
-        if self._server is None:
-            return None
-        host = str(self._server.server_address[0])
-        shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{self._server.port}{self._server.path}"
+        return None if self._server is None else self._server.url
 
     def publish(self, families: Sequence[MetricFamily]) -> None:
         if self._exposition is not None:
