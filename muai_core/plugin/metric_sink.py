@@ -60,8 +60,8 @@ class MetricSink(Configurable, ABC):
         """Called with the sampled requests that ended since the last call, oldest first: within
         a second or so of their end, and once more before `close`.
 
-        Each is told once. Those of a call that raises, and those that found the sink's queue full,
-        are lost and counted in `muai_sink_requests_dropped_total`.
+        Each is told once. Those of a call that raises, and the oldest while a slow sink lets over
+        2,048 wait, are lost and counted in `muai_sink_requests_dropped_total`.
         """
 
     def close(self) -> None:

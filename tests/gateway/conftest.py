@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from muai_core.gateway import FaultKind, Gateway, GatewaySettings, Tracing
+from muai_core.gateway import FaultKind, Gateway, GatewaySettings
 from muai_core.model.requests import RequestRecord
 from muai_core.model.routing import ModelState, ModelStatus, Route, RoutingTable
 
