@@ -12,7 +12,7 @@ for more; it never assumes.
 | ConfirmRelease | ReplicaReleased | ConfirmRelease again |
 | PublishRoutes | none: it is a swap in memory | |
 | CheckDevice | DeviceChecked | it counts as inconclusive |
-| ReportHealth | none: it is told to people | |
+| ReportHealth, ReportFinding, ReportHostFault | none: told to people | |
 """
 
 import msgspec
@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device
-from muai_core.model.health import Health, Recovery
+from muai_core.model.health import Finding, Health, Recovery
 from muai_core.model.placement import Placement
 from muai_core.model.routing import RoutingTable
 
@@ -94,6 +94,28 @@ class ReportHealth(Intent, frozen=True):
     recovery: Recovery | None = None
 
 
+class ReportFinding(Intent, frozen=True):
+    """Something happened that changes no device's health: tell people, once per burst."""
+
+    source: str
+    #: The device; None, or one that its source does not list.
+    uuid: str | None
+    finding: Finding
+    #: How often it was found there since the controller started.
+    count: int
+
+
+class ReportHostFault(Intent, frozen=True):
+    """Something is wrong with a source's node or driver: tell people, once for all its devices."""
+
+    source: str
+    kind: str
+    reason: str
+    advice: str
+    #: It is over.
+    ended: bool = False
+
+
 Action = (
     StartReplica
     | DrainReplica
@@ -102,6 +124,8 @@ Action = (
     | PublishRoutes
     | CheckDevice
     | ReportHealth
+    | ReportFinding
+    | ReportHostFault
 )
 
 #: Raises msgspec.ValidationError on anything that is not an action.

@@ -4,8 +4,9 @@ answers why it changed nothing: no event is ever half applied."""
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import structs
 
+from muai_core.control import devices
 from muai_core.control import events as ev
 from muai_core.control.lifecycle import (
     HOLDS_DEVICES,
@@ -14,30 +15,10 @@ from muai_core.control.lifecycle import (
     Trigger,
     states_before,
 )
-from muai_core.control.state import DeviceRecord, Replica, SourceRecord
+from muai_core.control.state import Replica
 from muai_core.control.turn import Turn
+from muai_core.control.verdict import Illegal, Stale, Verdict
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import DeviceReading, Inventory
-from muai_core.model.health import Finding, Health
-
-
-class Stale(Struct, frozen=True):
-    """True once, overtaken since: another epoch, an older observation, a late outcome."""
-
-    why: str
-
-
-class Illegal(Struct, frozen=True):
-    """Cannot be true. Rejected whole and counted."""
-
-    why: str
-
-
-_NO_READING = Finding(
-    kind="no_reading", severity=Health.UNKNOWN, reason="no reading", clears="at_once"
-)
-
-Verdict = Stale | Illegal | None
 
 #: Per deployment; more is a slip of the hand, and would keep a step busy for minutes.
 MOST_REPLICAS = 100_000
@@ -103,86 +84,6 @@ def _shutdown_requested(turn: Turn, event: ev.ShutdownRequested) -> Verdict:
     return None
 
 
-# --- devices ------------------------------------------------------------------------------------
-
-
-def _devices_observed(turn: Turn, event: ev.DevicesObserved) -> Verdict:
-    inventory = event.inventory
-    known = turn.state.sources.get(inventory.source, SourceRecord())
-    if known.observed_at_s is not None and inventory.observed_at_s < known.observed_at_s:
-        return Stale("an older observation of the same source")
-    fault = _inventory_fault(turn, inventory)
-    if fault is not None:
-        return Illegal(fault)
-    turn.state.sources[inventory.source] = SourceRecord(inventory.observed_at_s)
-    readings = {reading.uuid: reading for reading in inventory.readings}
-    for device in inventory.devices:
-        reading = readings.get(
-            device.uuid,
-            DeviceReading(uuid=device.uuid, findings=(_NO_READING,)),
-        )
-        _see(turn, DeviceRecord(device=device, source=inventory.source, reading=reading))
-    seen = {device.uuid for device in inventory.devices}
-    missing = [
-        uuid
-        for uuid, record in turn.state.devices.items()
-        if record.source == inventory.source and uuid not in seen
-    ]
-    for uuid in missing:
-        record = turn.state.devices[uuid]
-        turn.capacity_changed |= record.present
-        turn.views.incomplete = True
-        turn.state.devices[uuid] = structs.replace(record, present=False)
-    turn.forget_absent_devices(tuple(missing))
-    return None
-
-
-def _inventory_fault(turn: Turn, inventory: Inventory) -> str | None:
-    if inventory.observed_at_s > turn.state.now_s:
-        return "an observation from the future"
-    uuids = [device.uuid for device in inventory.devices]
-    if len(set(uuids)) != len(uuids):
-        return f"source {inventory.source} reports a device twice"
-    for device in inventory.devices:
-        record = turn.state.devices.get(device.uuid)
-        if record is not None and record.source != inventory.source:
-            return f"{device.uuid} is reported by both {record.source} and {inventory.source}"
-        if device.memory_total_bytes < 0:
-            return f"{device.uuid} has negative memory"
-        if device.memory_total_bytes < turn.state.ledger.claimed_bytes(device.uuid):
-            return f"{device.uuid} has less memory than is claimed on it"
-    for reading in inventory.readings:
-        if (reading.memory_foreign_bytes or 0) < 0:
-            return f"{reading.uuid} has negative memory in use"
-    if not {reading.uuid for reading in inventory.readings} <= set(uuids):
-        return f"source {inventory.source} has a reading of a device that it does not list"
-    return None
-
-
-def _see(turn: Turn, record: DeviceRecord) -> None:
-    before = turn.state.devices.get(record.device.uuid)
-    turn.state.devices[record.device.uuid] = record
-    if record.device.platform not in turn.state.platforms:
-        turn.state.platforms.append(record.device.platform)
-    if before is None or not before.present or before.device != record.device:
-        turn.views.incomplete = True
-        turn.capacity_changed = True
-    elif _room(before) != _room(record):
-        turn.views.outdated[record.device.uuid] = None
-        turn.capacity_changed = True
-
-
-def _room(record: DeviceRecord) -> tuple[Any, ...]:
-    """All of a reading that decides about placements, or stands in their reasons."""
-    return record.health, record.health_reason, record.reading.memory_foreign_bytes
-
-
-def _device_source_failed(turn: Turn, event: ev.DeviceSourceFailed) -> Verdict:
-    known = turn.state.sources.get(event.source, SourceRecord())
-    turn.state.sources[event.source] = structs.replace(known, failure=event.reason)
-    return None
-
-
 # --- replicas -----------------------------------------------------------------------------------
 
 
@@ -224,7 +125,14 @@ def _ready(turn: Turn, replica: Replica, event: ev.ReplicaReady) -> None:
 
 
 def _lost(turn: Turn, replica: Replica, event: ev.ReplicaStartFailed | ev.ReplicaExited) -> None:
+    # What is told to end dies in many ways, and none says anything about its devices.
+    if not replica.retiring:
+        devices.accuse(turn, replica, f"{event.log_tail}\n{event.cause}")
     turn.lose(replica, event.cause, event.log_tail)
+
+
+def _complained(turn: Turn, replica: Replica, event: ev.ReplicaComplained) -> None:
+    devices.accuse(turn, replica, event.line)
 
 
 def _drained(turn: Turn, replica: Replica, event: ev.ReplicaDrained) -> None:
@@ -242,6 +150,7 @@ _REPLICA_FACTS: dict[type, tuple[frozenset[ReplicaState], Callable[[Turn, Replic
     ev.ReplicaReady: (states_before(Trigger.READY), _ready),
     ev.ReplicaStartFailed: (states_before(Trigger.LOST), _lost),
     ev.ReplicaExited: (states_before(Trigger.LOST), _lost),
+    ev.ReplicaComplained: (MAY_RUN, _complained),
     ev.ReplicaDrained: (frozenset({ReplicaState.DRAINING}), _drained),
     ev.ReplicaReleased: (frozenset({ReplicaState.RELEASING}), _released),
 }
@@ -280,8 +189,11 @@ def _ran_before(replica: Replica, observed_at_s: float) -> bool:
 _HANDLERS: dict[type, Callable[[Turn, Any], Verdict]] = {
     ev.DeploymentsDesired: _deployments_desired,
     ev.ShutdownRequested: _shutdown_requested,
-    ev.DevicesObserved: _devices_observed,
-    ev.DeviceSourceFailed: _device_source_failed,
+    ev.DevicesObserved: devices.observed,
+    ev.DeviceSourceFailed: devices.source_failed,
+    ev.DeviceFaulted: devices.faulted,
+    ev.DeviceChecked: devices.checked,
+    ev.DeviceReinstated: devices.reinstated,
     ev.ReplicasObserved: _replicas_observed,
     **dict.fromkeys(_REPLICA_FACTS, _replica_told),
 }

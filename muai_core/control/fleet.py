@@ -36,15 +36,20 @@ class Views(Struct):
         return Fleet(tuple(self.ordered), tuple(state.platforms))
 
 
+def allocatable_bytes(state: State, record: DeviceRecord) -> int:
+    """Capacity less the driver's reserve, the config's, and what nobody's claim covers."""
+    taken_bytes = record.foreign_bytes + (record.reading.memory_reserved_bytes or 0)
+    free_bytes = record.device.memory_total_bytes - state.settings.memory_reserve_bytes
+    return max(0, free_bytes - taken_bytes)
+
+
 def _view(state: State, record: DeviceRecord) -> DeviceView:
     uuid = record.device.uuid
-    foreign = record.reading.memory_foreign_bytes or 0
-    reserve = state.settings.memory_reserve_bytes
     return DeviceView(
         device=record.device,
         health=record.health,
         health_reason=record.health_reason,
-        allocatable_bytes=max(0, record.device.memory_total_bytes - reserve - foreign),
+        allocatable_bytes=allocatable_bytes(state, record),
         claimed_bytes=state.ledger.claimed_bytes(uuid),
         claimants=tuple(claim.replica_id for claim in state.ledger.on(uuid)),
     )

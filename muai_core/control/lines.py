@@ -8,7 +8,7 @@ from msgspec import Struct
 from muai_core.control import actions as act
 from muai_core.control import events as ev
 from muai_core.control.lifecycle import ReplicaState
-from muai_core.control.state import Replica
+from muai_core.control.state import DeviceRecord, Replica
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device, DeviceReading, HostFault
 from muai_core.model.health import Finding, Health
@@ -42,6 +42,12 @@ def replica_text(replica: Replica) -> str:
     if replica.stage is not None:
         parts.append(f"stage {replica.stage}")
     return ", ".join(parts) + (f": {replica.blocked.summary}" if replica.blocked else "")
+
+
+def device_text(record: DeviceRecord) -> str:
+    """A device's health in one line."""
+    cause = f": {record.health_reason}" if record.health_reason else ""
+    return f"{record.device.uuid} {record.health.value}{cause}"
 
 
 def event_text(event: ev.Event) -> str:
@@ -132,6 +138,17 @@ def action_text(action: act.Action) -> str:
             advice = f" -> {action.advice}" if action.advice else ""
             change = f"{action.before.value} to {action.after.value}"
             return f"ReportHealth {action.uuid} {change}: {action.cause}{advice}"
+        case act.ReportFinding():
+            advice = f" -> {action.finding.advice}" if action.finding.advice else ""
+            where = f"{action.source} {action.uuid or NOWHERE}"
+            what = f"{action.finding.key} ({action.count}): {action.finding.reason}"
+            return f"ReportFinding {where} {what}{advice}"
+        case act.ReportHostFault(ended=True):
+            return f"ReportHostFault {action.source} {action.kind} is over"
+        case act.ReportHostFault():
+            return (
+                f"ReportHostFault {action.source} {action.kind}: {action.reason} -> {action.advice}"
+            )
         case act.StartReplica():
             text = f" on {' | '.join(' '.join(stage) for stage in action.placement.stages)}"
         case act.ConfirmRelease():

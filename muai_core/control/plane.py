@@ -1,7 +1,8 @@
 """The control plane: `step` turns facts into intents.
 
-    events ──▶ absorb ──▶ expire ──▶ reconcile ──▶ place ──▶ publish ──▶ actions
-               facts.py   timers     reconcile.py  planning/  routes.py
+    events ──▶ absorb ──▶ expire ──▶ reconcile ──▶ place ──▶ self-tests ──▶ publish ──▶ actions
+               facts.py   timers     reconcile.py  planning/ self_tests.py  routes.py
+               devices.py
 
 Given the same first snapshot and the same sequence of (now, events), `step` returns the same
 actions and the same digest, in every process. So nothing here knows a clock, chance, a set's order
@@ -10,7 +11,8 @@ counters, jitter from a stable hash. The rest follows from that sentence: `muai 
 without an executor, `muai replay` is the journal through `step` again.
 
 Where to look: the states of a replica and what may follow what in `lifecycle`; what is held by whom
-in `ledger`; what an event changes in `facts`; how a replica is moved in `turn`; what is wanted in
+in `ledger`; what an event changes in `facts` and, about devices, in `devices`; what a device's
+health is in `health`; how a replica is moved in `turn`; what is wanted in
 `reconcile`; when a lost replica returns in `recovery`; what must always hold in `invariants`.
 """
 
@@ -20,13 +22,14 @@ from hashlib import blake2b
 import msgspec
 from msgspec import structs
 
-from muai_core.control import facts, routes
+from muai_core.control import facts, routes, self_tests
 from muai_core.control.actions import Action, PublishRoutes
 from muai_core.control.events import Event
 from muai_core.control.lifecycle import HOLDS_DEVICES, ReplicaState, Trigger
 from muai_core.control.reconcile import reconcile
 from muai_core.control.state import ControlSettings, Replica, State
 from muai_core.control.turn import Turn
+from muai_core.control.verdict import Illegal, Stale
 from muai_core.model.fleet import Fleet, PlacementRequest
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.planning.place import place
@@ -68,6 +71,7 @@ class ControlPlane:
         self._expire()
         self._reconcile()
         self._place()
+        self_tests.order(self._turn)
         self._publish()
         return turn.actions
 
@@ -106,9 +110,9 @@ class ControlPlane:
         match verdict:
             case None:
                 _count(state.applied, kind)
-            case facts.Stale(why=why):
+            case Stale(why=why):
                 _count(state.stale, f"{kind}: {why}")
-            case facts.Illegal(why=why):
+            case Illegal(why=why):
                 _count(state.rejected, f"{kind}: {why}")
 
     def _expire(self) -> None:

@@ -8,9 +8,30 @@ from muai_core.control.ledger import Ledger
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device, DeviceLink, DeviceReading, HostFault, Platform
-from muai_core.model.health import Finding, Health, Recovery, worst
+from muai_core.model.health import Finding, Health, Recovery
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.model.routing import RoutingTable
+
+
+class HealthSettings(Struct, frozen=True, kw_only=True):
+    """How evidence about devices is weighed: `devices.health` of the config. Times in seconds."""
+
+    #: Readings in a row that must not show a finding before it stops counting.
+    clean_readings: int = 3
+    #: Within this time the same happenings on one device are held against it together.
+    repeat_window_s: float = 86_400.0
+    #: Happenings that follow the first of them within this time count as one.
+    burst_s: float = 180.0
+    #: Which devices are put to the test: none; suspect and failed ones; idle ones as well.
+    self_test: Literal["off", "suspect", "idle"] = "suspect"
+    #: How often an idle device is tested, and one of which the last test proved nothing.
+    self_test_interval_s: float = 3600.0
+    #: How long after a self-test the next one of a suspect or failed device may come.
+    self_test_retry_s: float = 60.0
+    #: How long a self-test may take, its start and its end included.
+    self_test_deadline_s: float = 60.0
+    #: What must be free on a device before it is tested.
+    self_test_memory_bytes: int = 1024**3
 
 
 class ControlSettings(Struct, frozen=True, kw_only=True):
@@ -33,6 +54,7 @@ class ControlSettings(Struct, frozen=True, kw_only=True):
     #: How long a stop may take beyond its grace before it is asked for again.
     stop_margin_s: float = 5.0
     release_deadline_s: float = 5.0
+    health: HealthSettings = HealthSettings()
 
 
 class OpenFinding(Struct, frozen=True, kw_only=True):
@@ -43,10 +65,13 @@ class OpenFinding(Struct, frozen=True, kw_only=True):
     last_at_s: float
     #: How often it was found; a condition that stays counts once.
     count: int = 1
-    #: Whether the last reading shows it: a condition that holds.
+    #: Whether it is a condition that the last reading showed.
     present: bool = False
-    #: Readings in a row that do not show it.
+    #: Readings in a row that did not show it.
     clean_readings: int = 0
+    #: How many self-tests of the device had been asked for when it was last found: only a later
+    #: one says anything about it.
+    checks_before: int = 0
 
 
 class SelfTestRecord(Struct, frozen=True, kw_only=True):
@@ -58,15 +83,20 @@ class SelfTestRecord(Struct, frozen=True, kw_only=True):
     #: None while it is under way.
     ended_at_s: float | None = None
     verdict: Literal["passed", "failed", "inconclusive"] | None = None
+    #: What was done and found, or why it proved nothing.
     detail: str = ""
 
 
 class DeviceHealth(Struct, frozen=True, kw_only=True):
-    """What is known of a device's fitness, and why."""
+    """What is known of a device's fitness, and why. It changes only in `muai_core.control.health`.
+
+    `state`, `cause`, `advice` and `recovery` are those of the worst open finding.
+    """
 
     state: Health = Health.HEALTHY
+    #: Since when it is in that state.
     since_s: float = 0.0
-    #: The finding that decides, in words; None when healthy.
+    #: Why, in words; None when healthy.
     cause: str | None = None
     advice: str = ""
     recovery: Recovery | None = None
@@ -74,7 +104,11 @@ class DeviceHealth(Struct, frozen=True, kw_only=True):
     open: tuple[OpenFinding, ...] = ()
     #: How often each finding was made, by its key, since the controller started.
     counts: dict[str, int] = {}
+    #: When the latest bursts of each happening began, by its key, the newest last.
+    bursts: dict[str, tuple[float, ...]] = {}
     self_test: SelfTestRecord | None = None
+    #: When an operator last said that the device is fit.
+    reinstated_at_s: float | None = None
 
 
 class DeviceRecord(Struct, frozen=True, kw_only=True):
@@ -83,32 +117,35 @@ class DeviceRecord(Struct, frozen=True, kw_only=True):
     device: Device
     source: str
     reading: DeviceReading
+    #: When the newest sample of it was taken.
+    sampled_at_s: float | None = None
     present: bool = True
     condition: DeviceHealth = DeviceHealth()
+    #: What nobody's claim covers: as the source tells it, or estimated.
+    foreign_bytes: int = 0
+    #: When a claim on it was last released.
+    freed_at_s: float | None = None
 
     @property
     def health(self) -> Health:
-        if not self.present:
-            return Health.FAILED
-        found = worst(self.reading.findings)
-        return Health.HEALTHY if found is None else found.severity
+        return self.condition.state
 
     @property
     def health_reason(self) -> str | None:
-        if not self.present:
-            return "no longer seen by its source"
-        found = worst(self.reading.findings)
-        return None if found is None else found.reason
+        return self.condition.cause
 
 
-class SourceRecord(Struct, frozen=True):
+class SourceRecord(Struct, frozen=True, kw_only=True):
     """A device source: when it was last heard of, and what it complained about since."""
 
     observed_at_s: float | None = None
     failure: str | None = None
-    #: As in its last inventory.
-    links: tuple[DeviceLink, ...] = ()
+    #: What is wrong with its node or driver; nothing is known of its devices meanwhile.
     fault: HostFault | None = None
+    links: tuple[DeviceLink, ...] = ()
+    #: As for devices: what happened on none that it lists.
+    counts: dict[str, int] = {}
+    bursts: dict[str, tuple[float, ...]] = {}
 
 
 class Loss(Struct, frozen=True):
@@ -168,6 +205,9 @@ class State(Struct, kw_only=True):
     #: Platforms that any device ever had, in the order of their first sight.
     platforms: list[Platform] = field(default_factory=list)
     sources: dict[str, SourceRecord] = field(default_factory=dict)
+    #: Key of a happening that counts by its repetition → the two devices it was last seen on, and
+    #: when, the newest last.
+    seen_on: dict[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     routes: RoutingTable = RoutingTable()
     replicas_observed_at_s: float | None = None

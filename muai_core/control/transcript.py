@@ -8,9 +8,10 @@
 
 `chat.0/1` is epoch 1 of replica 0 of deployment chat; times are seconds on the controller's clock;
 `ignored` (overtaken) and `rejected` (cannot be true) say why an event changed nothing; `now` lines
-show every replica that the step changed. Options stand in parentheses, and only where they differ
-from these defaults: engine and platform `simulated`, the source named like the deployment, a
-device on node n1 whose index is the number at the end of its UUID.
+show every replica that the step changed, and every device whose health it changed. Options stand in
+parentheses, and only where they differ from these defaults: engine and platform `simulated`, the
+source named like the deployment, a device on node n1 whose index is the number at the end of its
+UUID.
 
     DevicesObserved gpus at 5: gpu0(80GiB) gpu1(80GiB, thermal=degraded) gpu2(80GiB, failed)
     DeviceFaulted gpus gpu3 at 6: xid:79 failed reboot repaired: fell off the bus -> reboot the node
@@ -39,11 +40,12 @@ from muai_core.control.lines import (
     default_deployment,
     default_device,
     default_finding,
+    device_text,
     event_text,
     replica_text,
 )
 from muai_core.control.plane import ControlPlane
-from muai_core.control.state import Replica
+from muai_core.control.state import DeviceRecord, Replica
 from muai_core.model.deployment import Affinity
 from muai_core.model.device import DeviceReading, HostFault, Inventory, Platform
 from muai_core.model.health import Clears, Finding, Health, Recovery
@@ -62,7 +64,7 @@ class Transcript:
     def step(self, now_s: float, events: Iterable[ev.Event]) -> list[str]:
         """One step of the plane as lines, without the `at` line."""
         state = self.plane.state
-        before = dict(state.replicas)
+        before, devices_before = dict(state.replicas), dict(state.devices)
         ignored, rejected = dict(state.stale), dict(state.rejected)
         events = tuple(events)
         actions = self.plane.step(now_s, events)
@@ -72,6 +74,7 @@ class Transcript:
             *(_line("rejected", text) for text in _news(rejected, state.rejected)),
             *(_line("action", action_text(action)) for action in actions),
             *(_line("now", text) for text in _changes(before, state.replicas)),
+            *(_line("now", text) for text in _health_changes(devices_before, state.devices)),
         ]
 
 
@@ -88,6 +91,24 @@ def _changes(before: Mapping[str, Replica], after: Mapping[str, Replica]) -> lis
     return gone + [
         replica_text(replica) for name, replica in after.items() if replica != before.get(name)
     ]
+
+
+def _health_changes(
+    before: Mapping[str, DeviceRecord], after: Mapping[str, DeviceRecord]
+) -> list[str]:
+    gone = [f"{uuid} forgotten" for uuid in before if uuid not in after]
+    return gone + [
+        device_text(record)
+        for uuid, record in after.items()
+        if _fitness(record) != (_fitness(before[uuid]) if uuid in before else _FIT)
+    ]
+
+
+_FIT = (Health.HEALTHY, None)
+
+
+def _fitness(record: DeviceRecord) -> tuple[Health, str | None]:
+    return record.health, record.health_reason
 
 
 # --- reading ------------------------------------------------------------------------------------

@@ -67,6 +67,8 @@ class Turn(Struct, kw_only=True):
     dirty: dict[str, None] = field(default_factory=dict)
     #: Whether a pending replica might find devices that it did not find before.
     capacity_changed: bool = False
+    #: Devices that were seen in this step and may be due for a self-test.
+    to_check: dict[str, None] = field(default_factory=dict)
     #: Deployments whose part of the routing table might have changed.
     reroute: dict[str, None] = field(default_factory=dict)
     #: The parts that the published routing table was put together from.
@@ -256,7 +258,9 @@ class Turn(Struct, kw_only=True):
         self.state.ledger.release(replica.id, replica.epoch, replica.placement.devices)
         self.views.outdated |= dict.fromkeys(replica.placement.devices)
         self.capacity_changed = True
-        self.forget_absent_devices(replica.placement.devices)
+        for uuid in replica.placement.devices:
+            freed = structs.replace(self.state.devices[uuid], freed_at_s=self.state.now_s)
+            self.state.devices[uuid] = freed
         if replica.retiring:
             self.move(replica, Trigger.FORGET)
         elif replica.retry_at_s is None:
@@ -276,13 +280,6 @@ class Turn(Struct, kw_only=True):
                 self.drain(replica)
             case _:
                 self.store(structs.replace(replica, retiring=True))
-
-    def forget_absent_devices(self, uuids: tuple[str, ...]) -> None:
-        """Drop devices that their source no longer sees, once nothing is claimed on them."""
-        for uuid in uuids:
-            record = self.state.devices.get(uuid)
-            if record is not None and not record.present and not self.state.ledger.on(uuid):
-                del self.state.devices[uuid]
 
     def complain(self, about: str) -> None:
         self.state.policy_failures[about] = self.state.policy_failures.get(about, 0) + 1

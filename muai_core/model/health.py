@@ -35,6 +35,7 @@ _RANKS = {health: rank for rank, health in enumerate(Health)}
 
 #: What brings a failed device back.
 Recovery = Literal["reset", "reboot", "service"]
+_REPAIRS: tuple[Recovery | None, ...] = (None, "reset", "reboot", "service")
 
 #: When a finding stops counting:
 #: `at_once`   with the first reading that does not show it;
@@ -68,8 +69,8 @@ class Finding(Struct, frozen=True, kw_only=True):
     #: What to do, in words: "reboot the node". Empty: nothing.
     advice: str = ""
     clears: Clears = "clean"
-    #: So many of the same finding on one device within `repeat_window_s` make it SUSPECT (bursts
-    #: count once). 0: they never do.
+    #: For what happens between readings: so many of the same on one device within
+    #: `devices.health.repeat_window_s` make it SUSPECT (bursts count once). 0: they never do.
     repeat_limit: int = 0
 
     @property
@@ -79,5 +80,12 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 def worst(findings: Iterable[Finding]) -> Finding | None:
-    """The finding with the highest severity, the first of several; None when there is none."""
-    return max(findings, key=lambda finding: finding.severity.rank, default=None)
+    """The finding with the highest severity; None when there is none.
+
+    Of several it is the one that needs the greatest repair, of these the first.
+    """
+    return max(findings, key=_weight, default=None)
+
+
+def _weight(finding: Finding) -> tuple[int, int]:
+    return finding.severity.rank, _REPAIRS.index(finding.recovery)

@@ -1,4 +1,4 @@
-"""What `muai run` tells on the way: each step of a replica's life, each device that is unwell."""
+"""What `muai run` tells on the way: a replica's life step by step, and how devices fare."""
 
 from collections.abc import Callable, Iterable
 
@@ -22,8 +22,8 @@ class Narrator:
         self._last: dict[str, str] = {}
         self._blocked: dict[str, str] = {}
         self._sources: dict[str, str] = {}
-        #: UUID → the name of a device that is unwell, and how it was told.
-        self._unwell: dict[str, tuple[str, str]] = {}
+        #: UUID → why its last self-test proved nothing.
+        self._unproven: dict[str, str] = {}
         self._rejections_told: set[str] = set()
         self._ending = False
 
@@ -39,8 +39,7 @@ class Narrator:
         for event in events:
             self._event(state, event)
         for action in actions:
-            self._action(action)
-        self._tell_devices(state)
+            self._action(state, action)
         self._tell_blocked(state)
         self._tell_rejected(state)
 
@@ -59,6 +58,8 @@ class Narrator:
                 if self._sources.get(event.source) != event.reason:
                     self._sources[event.source] = event.reason
                     self.tell("bad", f"device source {event.source}: {event.reason}")
+            case ev.DeviceChecked():
+                self._self_test(state, event)
             case ev.ShutdownRequested():
                 if not self._ending:
                     self.tell("info", "stopping: requests in flight may finish")
@@ -77,7 +78,7 @@ class Narrator:
         for row in event.log_tail.splitlines()[-8:]:
             self.tell("bad", f"    {row}")
 
-    def _action(self, action: act.Action) -> None:
+    def _action(self, state: State, action: act.Action) -> None:
         match action:
             case act.StartReplica():
                 devices = ", ".join(map(_name, action.devices))
@@ -88,22 +89,49 @@ class Narrator:
                 )
             case act.StopReplica():
                 self._once(action.replica_id, "info", f"stopping: {action.reason}")
+            case act.ReportHealth():
+                self._health(state, action)
+            case act.ReportFinding():
+                self._finding(state, action)
+            case act.ReportHostFault():
+                self._host_fault(action)
 
-    def _tell_devices(self, state: State) -> None:
-        for uuid, record in state.devices.items():
-            told = self._unwell.get(uuid)
-            if record.health is Health.HEALTHY:
-                if told is not None:
-                    self.tell("good", f"{told[0]}: healthy again")
-                    del self._unwell[uuid]
-                continue
-            reason = one_line(record.health_reason or "")
-            words = ": ".join(filter(None, (record.health.value, reason)))
-            if told is None or told[1] != words:
-                self._unwell[uuid] = (_name(record.device), words)
-                self.tell("bad", f"{_name(record.device)}: {words}")
-        for uuid in [one for one in self._unwell if one not in state.devices]:
-            del self._unwell[uuid]
+    def _health(self, state: State, action: act.ReportHealth) -> None:
+        device = _device_name(state, action.uuid)
+        cause = one_line(action.cause)
+        if action.after is Health.HEALTHY:
+            self.tell("good", f"{device}: healthy again: {cause}")
+            return
+        words = _with_advice(f"{device}: {action.after.value}: {cause}", action.advice)
+        better = action.after.rank < action.before.rank
+        self.tell("info" if better else "bad", words)
+
+    def _finding(self, state: State, action: act.ReportFinding) -> None:
+        where = f"device source {action.source}"
+        if action.uuid is not None:
+            where = _device_name(state, action.uuid)
+        times = f" ({action.count} times so far)" if action.count > 1 else ""
+        words = f"{where}: {one_line(action.finding.reason)}{times}"
+        self.tell("info", _with_advice(words, action.finding.advice))
+
+    def _host_fault(self, action: act.ReportHostFault) -> None:
+        where, reason = f"device source {action.source}", one_line(action.reason)
+        if action.ended:
+            self.tell("good", f"{where}: sees its devices again (it was: {reason})")
+        else:
+            words = f"{where}: nothing is known of its devices: {reason}"
+            self.tell("bad", _with_advice(words, action.advice))
+
+    def _self_test(self, state: State, event: ev.DeviceChecked) -> None:
+        """Only one that proved nothing: of the others, what follows from them is told."""
+        record = state.devices.get(event.uuid)
+        test = None if record is None else record.condition.self_test
+        if test is None or test.check != event.check or test.verdict != "inconclusive":
+            self._unproven.pop(event.uuid, None)
+        elif self._unproven.get(event.uuid) != test.detail:
+            self._unproven[event.uuid] = test.detail
+            device = _device_name(state, event.uuid)
+            self.tell("info", f"{device}: the self-test proved nothing: {one_line(test.detail)}")
 
     def _tell_blocked(self, state: State) -> None:
         for replica in state.replicas.values():
@@ -127,4 +155,13 @@ class Narrator:
 
 
 def _name(device: Device) -> str:
-    return f"{device.node}/{device.kind}{device.index}"
+    return f"{device.node}/{device.kind}{device.label}"
+
+
+def _device_name(state: State, uuid: str) -> str:
+    record = state.devices.get(uuid)
+    return uuid if record is None else _name(record.device)
+
+
+def _with_advice(words: str, advice: str) -> str:
+    return f"{words}; {one_line(advice)}" if advice else words

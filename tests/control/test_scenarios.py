@@ -1,7 +1,7 @@
 """Every file in tests/scenarios is a story: events in, actions out, told by its comments.
 
 `00_how_to_read.txt` explains the form. After a wanted change of behaviour, write the files anew
-with `MUAI_UPDATE_SCENARIOS=1 pytest tests/control/test_scenarios.py` and read the difference.
+with `MUAI_TEST_UPDATE_SCENARIOS=1 pytest tests/control/test_scenarios.py` and read the difference.
 """
 
 import os
@@ -151,7 +151,7 @@ def _essence(plane: ControlPlane) -> Any:
 def test_the_plane_answers_as_the_story_says(path: Path) -> None:
     text = path.read_text()
     answered = rewritten(Scenario(text))
-    if os.environ.get("MUAI_UPDATE_SCENARIOS"):
+    if os.environ.get("MUAI_TEST_UPDATE_SCENARIOS"):
         path.write_text(answered)
         return
     assert answered == text

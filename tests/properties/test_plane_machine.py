@@ -67,6 +67,7 @@ class PlaneMachine(RuleBasedStateMachine):
         self.last_epoch: dict[str, int] = {}
         self.gone: set[str] = set()
         self.history: list[ev.Event] = []
+        self.checks: list[act.CheckDevice] = []
         self.old_sightings: list[ev.ReplicasObserved] = []
         self._observe({**dict.fromkeys(range(7), (Health.HEALTHY, None)), **devices}, self.now_s)
         self.desire(deployments)
@@ -350,17 +351,18 @@ class PlaneMachine(RuleBasedStateMachine):
 
     def _carry_out(self, action: act.Action) -> None:
         match action:
-            case act.PublishRoutes():
+            case act.CheckDevice():
+                self.checks.append(action)
                 return
             case act.StartReplica():
                 assert (action.replica_id, action.epoch) not in self.world
                 self.world[action.replica_id, action.epoch] = Incarnation(action)
-            case _:
+            case act.ReplicaIntent():
                 one = self.world.get((action.replica_id, action.epoch))
                 if one is not None:
                     one.orders.add(type(action).__name__)
-        if isinstance(action, act.StopReplica | act.ConfirmRelease) and one is not None:
-            one.orders.discard("StartReplica")
+                if isinstance(action, act.StopReplica | act.ConfirmRelease) and one is not None:
+                    one.orders.discard("StartReplica")
 
     def _check_releases(self, held: set[Any], events: tuple[ev.Event, ...]) -> None:
         proven = {(e.replica_id, e.epoch) for e in events if isinstance(e, ev.ReplicaReleased)}
