@@ -18,8 +18,8 @@ from muai_core.telemetry.devices import DeviceCollector, DeviceFacts
 
 pytest.importorskip("muai_prometheus", reason="needs the distribution muai-prometheus")
 
-from muai_prometheus import PrometheusSink  # noqa: E402
-from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
+from muai_prometheus import PrometheusSink
+from prometheus_client.parser import text_string_to_metric_families
 
 MEMORY_TOTAL_BYTES = 80 * 2**30
 EXAMPLES = settings(max_examples=150, deadline=None)
