@@ -117,8 +117,7 @@ class Claims:
             return answer
         for uuid in answer.devices:
             if not self._ledger.on(uuid):
-                foreign = state.devices[uuid].reading.memory_foreign_bytes
-                self._foreign_before[uuid] = foreign or 0
+                self._foreign_before[uuid] = state.devices[uuid].foreign_bytes
         self._ledger.claim(name, _EPOCH, answer)
         self._held[name] = answer
         return name, answer
@@ -139,7 +138,7 @@ class Claims:
         if not claims:
             return view
         claimed = sum(claim.memory_bytes for claim in claims)
-        foreign = state.devices[view.uuid].reading.memory_foreign_bytes or 0
+        foreign = state.devices[view.uuid].foreign_bytes
         before = min(foreign, self._foreign_before[view.uuid])
         own = foreign - max(before, foreign - claimed)
         return structs.replace(

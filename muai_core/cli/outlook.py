@@ -86,15 +86,15 @@ class Outlook:
         from muai_core.runtime.observation import DeviceWatch
 
         if self._own is None:
-            self._own = DeviceWatch(*_sources(self._file))
+            self._own = DeviceWatch(*_what_to_watch(self._file))
         state = self._own.look()
         observer = self._own.observer
         report = devices_report(state, time.monotonic(), observer.measurements, observer.absences())
         return Picture(**report, rejected=list(state.rejected), controller_pid=None)
 
 
-def _sources(file: str | None) -> tuple[Any, ...]:
-    """The device sources with their options; of a config also the settings."""
+def _what_to_watch(file: str | None) -> tuple[Any, ...]:
+    """The device sources with their options; of a config also its settings."""
     from muai_core import builtin
 
     if file is None:
@@ -102,5 +102,8 @@ def _sources(file: str | None) -> tuple[Any, ...]:
         return ({source: {} for source in sources if source.on_by_default},)
     from muai_core.config import load_config
     from muai_core.runtime.assembly import device_sources
+    from muai_core.runtime.observation import without_self_tests
+    from muai_core.runtime.resolution import control_settings
 
-    return (device_sources(load_config(file, load_plugins=builtin.load)),)
+    loaded = load_config(file, load_plugins=builtin.load)
+    return device_sources(loaded), without_self_tests(control_settings(loaded))

@@ -56,8 +56,6 @@ def device_view(
 ) -> View:
     """One device; `memory_free_bytes` is what nobody uses, claimed or not."""
     device, reading = record.device, record.reading
-    observed_at_s = state.sources[record.source].observed_at_s
-    sampled_at_s = observed_at_s if reading.sampled_at_s is None else reading.sampled_at_s
     return {
         **identity(device),
         **_facts(device),
@@ -73,7 +71,7 @@ def device_view(
         "power_limit_watts": _measured_values(measured, POWER_LIMIT.name).get(()),
         "replicas": [claim.replica_id for claim in state.ledger.on(device.uuid)],
         "processes": [to_builtins(process) for process in reading.processes],
-        "sampled_ago_s": ago_s(sampled_at_s, now_s),
+        "sampled_ago_s": ago_s(record.sampled_at_s, now_s),
         "measurements": None if measured is None else [to_builtins(v) for v in measured.values],
     }
 
@@ -155,6 +153,7 @@ def _health(record: DeviceRecord, now_s: float) -> View:
     return {
         "health": record.health.value,
         "health_reason": record.health_reason,
+        "health_for_s": ago_s(condition.since_s, now_s),
         "advice": condition.advice or None,
         "recovery": condition.recovery,
         "findings": [_finding(one, now_s) for one in condition.open],

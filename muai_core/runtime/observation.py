@@ -5,6 +5,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec import structs
+
+from muai_core.control.actions import Action
 from muai_core.control.events import DevicesObserved, DeviceSourceFailed, Event
 from muai_core.control.plane import ControlPlane
 from muai_core.control.recovery import Ladder
@@ -113,8 +116,11 @@ class DeviceWatch:
     """
 
     def __init__(self, sources: Sources, settings: ControlSettings | None = None) -> None:
+        """Without `settings` the defaults hold, and no self-test is asked for."""
         self.observer = DeviceObserver(sources, happenings=True)
-        self._plane = ControlPlane(settings or ControlSettings(), Balanced(), Ladder())
+        #: What the plane made of the last look.
+        self.actions: list[Action] = []
+        self._plane = ControlPlane(settings or without_self_tests(), Balanced(), Ladder())
 
     @property
     def state(self) -> State:
@@ -126,13 +132,19 @@ class DeviceWatch:
         return self.tell(self.observer.observe(deadline_s))
 
     def tell(self, events: Iterable[Event]) -> State:
-        """Let the plane know of something that no source sees."""
-        self._plane.step(time.monotonic(), list(events))
+        """Let the plane know of something; for what no source sees."""
+        self.actions = self._plane.step(time.monotonic(), list(events))
         return self._plane.state
 
     def close(self) -> None:
         """Close the sources; see `DeviceObserver.close`."""
         self.observer.close()
+
+
+def without_self_tests(settings: ControlSettings | None = None) -> ControlSettings:
+    """The same, for a plane whose actions nobody carries out."""
+    settings = settings or ControlSettings()
+    return structs.replace(settings, health=structs.replace(settings.health, self_test="off"))
 
 
 def _explained(source: DeviceSource) -> str | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from muai_core.control.fleet import fleet_of
 from muai_core.control.lifecycle import HOLDS_DEVICES
-from muai_core.control.state import Replica, State
+from muai_core.control.state import DeviceRecord, Replica, State
 from muai_core.model.deployment import Deployment
 from muai_core.model.placement import Refusal
 from muai_core.runtime.device_views import View, identity, sources_view
@@ -78,7 +78,7 @@ def devices_after(state: State) -> dict[str, Any]:
             "health_reason": view.health_reason,
             "advice": state.devices[view.uuid].condition.advice or None,
             "capacity_bytes": view.device.memory_total_bytes,
-            "foreign_bytes": state.devices[view.uuid].reading.memory_foreign_bytes,
+            "foreign_bytes": _foreign_bytes(state.devices[view.uuid]),
             "allocatable_bytes": view.allocatable_bytes,
             "claimed_bytes": view.claimed_bytes,
             "free_bytes": view.free_bytes,
@@ -88,6 +88,13 @@ def devices_after(state: State) -> dict[str, Any]:
         }
         for view in fleet_of(state).devices
     }
+
+
+def _foreign_bytes(record: DeviceRecord) -> int | None:
+    reading = record.reading
+    if reading.memory_foreign_bytes is None and reading.memory_used_bytes is None:
+        return None
+    return record.foreign_bytes
 
 
 def _unplaced_view(replica: Replica) -> View | None:

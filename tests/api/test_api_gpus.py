@@ -151,10 +151,9 @@ def test_ids_stay_when_gpus_come_and_go(manager: GPUManager, box: Any) -> None:
 def test_gpus_that_share_an_index_have_ids_of_their_own(make_box: Any) -> None:
     here, there = make_box(2), make_box(2, node="other")
     there.name = "there"
-    there.devices = {
-        number: structs.replace(device, uuid=f"GPU-there-{number}")
-        for number, device in there.devices.items()
-    }
+    for number, device in there.devices.items():
+        there.devices[number] = structs.replace(device, uuid=f"GPU-there-{number}")
+        there.reads(number, uuid=f"GPU-there-{number}")
     with GPUManager(sources=[here, there]) as manager:
         found = [(gpu.device_id, gpu.node, gpu.index) for gpu in manager.detect_gpus()]
     assert found == [(0, "box", 0), (1, "box", 1), (2, "other", 0), (3, "other", 1)]
