@@ -97,6 +97,22 @@ def stream_cut(detail: str) -> ApiError:
     )
 
 
+def gateway_stopped() -> ApiError:
+    """503, or the last event of a stream: draining was over before the answer was."""
+    return ApiError(
+        503,
+        "gateway_stopped",
+        "the gateway stopped before the answer was complete",
+        kind="service_unavailable",
+        retry_after_s=5.0,
+    )
+
+
+def internal_error() -> ApiError:
+    """500: a mistake in the gateway."""
+    return ApiError(500, "internal_error", "internal error", kind="server_error")
+
+
 def body_too_large(max_body_bytes: int) -> ApiError:
     """413."""
     return ApiError(

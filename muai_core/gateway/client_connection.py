@@ -1,7 +1,6 @@
 """HTTP/1.1 from one client: requests in, answers out, in order."""
 
 import asyncio
-import logging
 from collections import deque
 from http import HTTPStatus
 from time import monotonic
@@ -12,8 +11,6 @@ import httptools
 from muai_core.gateway.api_error import ApiError, body_too_large
 from muai_core.gateway.client_request import Request, Site
 from muai_core.gateway.tracing import PARENT, STATE
-
-log = logging.getLogger(__name__)
 
 #: A request's line and headers together.
 MAX_HEAD_BYTES = 64 * 1024
@@ -73,6 +70,11 @@ class ClientConnection(asyncio.Protocol):
         #: The status of the present answer once it was written; 0 before.
         self.status = 0
 
+    @property
+    def left(self) -> bool:
+        """True once nothing can be sent any more."""
+        return self._transport is None or self._transport.is_closing()
+
     # Answering.
 
     def respond(
@@ -115,6 +117,14 @@ class ClientConnection(asyncio.Protocol):
         self._flow = None
         if self._chunked:
             self._write(b"0\r\n\r\n")
+
+    def break_off(self, error: ApiError) -> None:
+        """Writes an error as the whole answer, or as the last event of a stream that has begun."""
+        if self._flow is not None:
+            self.write(error.event())
+            self.end()
+        elif not self.status:
+            self.refuse(error)
 
     def _head(
         self, request: Request, status: int, content_type: bytes, headers: bytes, framing: bytes
@@ -295,32 +305,8 @@ class ClientConnection(asyncio.Protocol):
     async def _serve(self, request: Request) -> None:
         try:
             await self._site.serve(request, self)
-        except asyncio.CancelledError:
-            # The client left, or the gateway stops and someone should be told.
-            self._tell_of_stop()
-        except Exception:
-            log.exception("request %s failed inside the gateway", request.id.decode("latin-1"))
-            request.keep_alive = False
-            if not self.status:
-                self.refuse(ApiError(500, "internal_error", "internal error", kind="server_error"))
         finally:
             self._served(request)
-
-    def _tell_of_stop(self) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        error = ApiError(
-            503,
-            "gateway_stopped",
-            "the gateway stopped before the answer was complete",
-            kind="service_unavailable",
-            retry_after_s=5.0,
-        )
-        if self._flow is not None:
-            self.write(error.event())
-            self.end()
-        elif not self.status:
-            self.refuse(error)
 
     def _served(self, request: Request) -> None:
         if request.admitted:

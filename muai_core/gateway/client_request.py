@@ -69,4 +69,5 @@ class Site(Protocol):
         """An admitted request is over, one way or another."""
 
     async def serve(self, request: Request, client: "ClientConnection") -> None:
-        """Answers. Cancelled when the client leaves."""
+        """Answers. Cancelled when the client leaves, or when draining is over; raises nothing
+        else."""

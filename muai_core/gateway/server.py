@@ -1,10 +1,8 @@
 """The gateway: one listening socket, the endpoints, and the door to the control plane."""
 
 import asyncio
-import errno
 import logging
 import re
-import resource
 import secrets
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
@@ -21,16 +19,11 @@ from muai_core.gateway.api_error import ApiError
 from muai_core.gateway.client_connection import ClientConnection
 from muai_core.gateway.client_request import Request
 from muai_core.gateway.journey import OPERATIONS, Journey
+from muai_core.gateway.listening import listen_error, raise_file_limit
 from muai_core.gateway.observer import NullObserver, Observer
 from muai_core.gateway.proxy import Proxy
 from muai_core.gateway.router import ReplicaLoad, Router
-from muai_core.gateway.settings import (
-    GatewaySettings,
-    GatewaySettingsError,
-    PortTakenError,
-    check_exposure,
-    load_keys,
-)
+from muai_core.gateway.settings import GatewaySettings, check_exposure, load_keys
 from muai_core.gateway.tracing import Tracing
 from muai_core.model.routing import ModelStatus, RoutingTable
 
@@ -42,9 +35,6 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 
 #: For clients to take the last bytes once draining is over.
 _LAST_WORDS_S = 1.0
-
-#: File descriptors for everything that is not a request: logs, journal, engines' pipes.
-_SPARE_FILES = 512
 
 Health = Callable[[], Mapping[str, Any]]
 
@@ -99,13 +89,13 @@ class Gateway:
         loop = asyncio.get_running_loop()
         settings = self.settings
         self._proxy = Proxy(settings, self._router, self._observer)
-        self._max_connections = _raise_file_limit(settings.max_concurrent_requests)
+        self._max_connections = raise_file_limit(settings.max_concurrent_requests)
         try:
             self._server = await loop.create_server(
                 lambda: ClientConnection(self), settings.host, settings.port, backlog=4096
             )
         except OSError as error:
-            raise _listen_error(settings, error) from error
+            raise listen_error(settings, error) from error
         self._port = self._server.sockets[0].getsockname()[1]
         self._sweep()
 
@@ -227,7 +217,7 @@ class Gateway:
         if not request.id:
             self._name(request)
         journey = Journey(request, client)
-        if self._tracing is not None and request.path in OPERATIONS:
+        if self._tracing is not None and request.path in OPERATIONS and request.method == "POST":
             journey.trace = self._tracing.begin(request.headers)
         try:
             if request.refusal is not None:
@@ -236,16 +226,25 @@ class Gateway:
                 assert self._proxy is not None
                 await self._proxy.forward(journey)
             else:
-                status, body = self._look_up(request)
-                client.respond(status, msgspec.json.encode(body))
+                client.respond(*self._look_up(request))
         except ApiError as error:
             client.refuse(error)
             journey.error = error.code
         except asyncio.CancelledError:
-            journey.cancelled = True
+            journey.cancelled = client.left
+            if not client.left:
+                self._break_off(journey, api_error.gateway_stopped())
             raise
+        except Exception:
+            log.exception("request %s failed inside the gateway", request.id.decode())
+            request.keep_alive = False
+            self._break_off(journey, api_error.internal_error())
         finally:
             self._report(journey)
+
+    def _break_off(self, journey: Journey, error: ApiError) -> None:
+        journey.client.break_off(error)
+        journey.error = error.code
 
     def _name(self, request: Request) -> None:
         """Takes over the client's request id when it is a sane one, else makes one."""
@@ -272,18 +271,18 @@ class Gateway:
         # Every key is compared, so that the time taken does not tell which one came close.
         return sum(compare_digest(given, key) for key in self._keys) > 0
 
-    def _look_up(self, request: Request) -> tuple[int, object]:
-        """The answer of an endpoint that only reads."""
+    def _look_up(self, request: Request) -> tuple[int, bytes]:
+        """Status and body of an endpoint that only reads."""
         if request.path == _HEALTH:
             return self._health_report(request)
         statuses = self._router.statuses
         if request.path == _MODELS:
             data = [self._model(status) for status in statuses.values()]
-            return 200, {"object": "list", "data": data}
+            return 200, msgspec.json.encode({"object": "list", "data": data})
         name = unquote(request.path[len(_MODELS) + 1 :])
         if name not in statuses:
             raise api_error.model_not_found(name, tuple(statuses))
-        return 200, self._model(statuses[name])
+        return 200, msgspec.json.encode(self._model(statuses[name]))
 
     def _model(self, status: ModelStatus) -> dict[str, object]:
         return {
@@ -299,20 +298,22 @@ class Gateway:
             },
         }
 
-    def _health_report(self, request: Request) -> tuple[int, object]:
+    def _health_report(self, request: Request) -> tuple[int, bytes]:
         ready = {name: status.ready > 0 for name, status in self._router.statuses.items()}
         report: dict[str, object] = {"live": True, "ready": ready}
         status = HTTPStatus.OK
         try:
             more = dict(self._health()) if self._health is not None else {}
+            body = msgspec.json.encode(report | more)
         except Exception:
             log.exception("the health report failed")
             more, status = {"live": False}, HTTPStatus.SERVICE_UNAVAILABLE
-        report |= more
+            body = msgspec.json.encode(report | more)
         if self._keys and not self._has_key(request):
             # Enough for a load balancer; names and devices are for those who hold a key.
-            report = {"live": report["live"], "ready": all(ready.values())}
-        return status, report
+            live = more.get("live", True)
+            body = msgspec.json.encode({"live": live, "ready": all(ready.values())})
+        return status, body
 
     def _report(self, journey: Journey) -> None:
         record = journey.finished(monotonic())
@@ -354,34 +355,3 @@ def _check_body_type(request: Request) -> None:
         )
     if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise ApiError(415, "unsupported_media_type", "send the body without Content-Encoding")
-
-
-def _raise_file_limit(max_concurrent_requests: int) -> int:
-    """Asks for descriptors enough for all requests; returns how many clients may connect.
-
-    A request takes one descriptor for its client and one for its replica.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * max_concurrent_requests + _SPARE_FILES
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    usable = wanted if soft == resource.RLIM_INFINITY else soft
-    return max(_SPARE_FILES, usable - _SPARE_FILES) // 2
-
-
-def _listen_error(settings: GatewaySettings, error: OSError) -> GatewaySettingsError:
-    where = f"{settings.host}:{settings.port}"
-    if error.errno == errno.EADDRINUSE:
-        return PortTakenError(
-            "port",
-            f"{where} is taken by another process; stop that one, or choose another port with "
-            f"gateway.port (0 takes any free one)",
-        )
-    if error.errno == errno.EACCES:
-        return GatewaySettingsError(
-            "port", f"no permission to listen on {where}; choose a port above 1023"
-        )
-    return GatewaySettingsError("host", f"cannot listen on {where}: {error}")
