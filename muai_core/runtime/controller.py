@@ -41,7 +41,7 @@ from muai_core.runtime.self_tests import SelfTests
 from muai_core.runtime.sinks import SinkRunners
 from muai_core.runtime.supervisor import Supervisor
 from muai_core.telemetry import collect
-from muai_core.telemetry.devices import DeviceCollector
+from muai_core.telemetry.devices import DeviceCollector, device_facts
 from muai_core.telemetry.meters import ControllerMeter, GatewayMeter
 from muai_core.telemetry.registry import Registry
 
@@ -50,6 +50,8 @@ _log = logging.getLogger(__name__)
 #: How long the first look at the devices may take before the start goes on without the rest.
 _FIRST_LOOK_S = 15.0
 _PUBLISH_METRICS_S = 1.0
+#: How old a device's last sample may become before its metrics end.
+_STALE_AFTER_INTERVALS = 3.0
 
 
 class Controller:
@@ -72,7 +74,9 @@ class Controller:
         self._registry = Registry()
         self._meter = ControllerMeter(self._registry)
         self._gateway_meter = GatewayMeter(self._registry)
-        self._device_collector = DeviceCollector()
+        self._device_collector = DeviceCollector(
+            stale_after_s=_STALE_AFTER_INTERVALS * loaded.config.devices.observe_interval_s
+        )
         #: True once the gateway listens and `stop` has something to stop.
         self.started = False
         self._stopping = False
@@ -313,27 +317,26 @@ class Controller:
         while True:
             try:
                 await self.progress.poll(self.plane.state.routes.routes)
-                self.sinks.offer(self._families())
+                self.sinks.offer(await self._families())
             except Exception:  # noqa: BLE001 - whatever it was, it is logged
                 # Metrics that cannot be made must not end those of the next second.
                 _log.exception("metrics could not be collected")
             await asyncio.sleep(_PUBLISH_METRICS_S)
 
-    def _families(self) -> tuple[Any, ...]:
+    async def _families(self) -> tuple[Any, ...]:
+        now_s = self.clock()
+        facts = device_facts(
+            self.plane.state, self.monitor.measurements, now_s, time.time() - now_s
+        )
+        # A thousand GPUs have seventy thousand series: too many to make on the loop.
+        devices = await asyncio.to_thread(self._device_collector.collect, facts)
         return (
             *collect.controller_families(
                 muai_core.__version__, self.clock(), self.journal.state.size_bytes
             ),
-            *collect.sink_families(self.sinks.batches_dropped()),
-            *collect.state_families(
-                self.plane.state,
-                self._in_flight(),
-                self.progress.latest,
-                self.monitor.measurements,
-                devices=self._device_collector,
-                now_s=self.clock(),
-                unix_offset_s=time.time() - self.clock(),
-            ),
+            *collect.sink_families(self.sinks.batches_dropped(), self.sinks.requests_dropped()),
+            *collect.state_families(self.plane.state, self._in_flight(), self.progress.latest),
+            *devices,
             *self._registry.collect(),
         )
 

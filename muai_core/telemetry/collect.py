@@ -10,14 +10,11 @@ from typing import Protocol
 from muai_core.control.lifecycle import ReplicaState
 from muai_core.control.state import Replica, SourceRecord, State
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import DeviceMeasurements
 from muai_core.model.metrics import MetricFamily, MetricPoint
 from muai_core.telemetry import catalogue
-from muai_core.telemetry.devices import DeviceCollector, device_facts
 from muai_core.telemetry.metric import Metric
 
 NOTHING: Mapping[str, int] = {}
-NO_MEASUREMENTS: Mapping[str, DeviceMeasurements] = {}
 
 
 class Progress(Protocol):
@@ -56,31 +53,22 @@ def state_families(
     state: State,
     in_flight: Mapping[tuple[str, int], int],
     progress: Mapping[str, Progress],
-    measurements: Mapping[str, DeviceMeasurements] = NO_MEASUREMENTS,
-    *,
-    devices: DeviceCollector | None = None,
-    now_s: float | None = None,
-    unix_offset_s: float | None = None,
 ) -> tuple[MetricFamily, ...]:
-    """Everything that the control plane's state tells: events, models, replicas, devices.
+    """What the control plane's state tells of events, sources, models and replicas.
 
     `in_flight` gives the gateway's requests by (replica id, epoch), `progress` the engines' own
-    counts by replica id, `measurements` what sources measured by device; all may lack some.
-    `devices` is kept from call to call, or nothing is remembered and counted between them. `now_s`
-    defaults to the time of the last step; `unix_offset_s` is the Unix time at zero of its clock.
+    counts by replica id; replicas may be missing in both. Devices are for `telemetry.devices`.
     """
     held: Counter[str] = Counter()
     for (replica_id, _epoch), count in in_flight.items():
         held[replica_id] += count
     replicas = state.replicas.values()
-    collector = DeviceCollector() if devices is None else devices
     return (
         *_event_families(state),
         *source_families(state.sources),
         *model_families(state.deployments.values(), replicas),
         *replica_families(replicas, held, progress),
         *parallelism_families(replicas, state.deployments),
-        *collector.collect(device_facts(state, measurements, now_s, unix_offset_s)),
     )
 
 

@@ -98,7 +98,7 @@ THROTTLE_ACTIVE = _gauge(
     "gpu_clock_throttle_active", "1 while the clocks are held down for this reason.", "reason"
 )
 ECC_ERRORS = _counter(
-    "gpu_ecc_errors", "Memory errors since the driver was loaded.", "error_type", "location"
+    "gpu_ecc_errors", "Memory errors that the GPU counted in its life.", "error_type", "location"
 )
 REMAPPED_ROWS = _gauge(
     "gpu_remapped_rows", "Rows of memory that are replaced by spare ones, for life.", "cause"
@@ -141,10 +141,10 @@ FROM_READINGS: tuple[Metric, ...] = (
     MEMORY_TOTAL,
     MEMORY_RESERVED,
     MEMORY_FOREIGN,
-    POWER,
 )
+#: The reading tells the power and the task "general" as well; if it does, it counts.
 MEASURED: tuple[Metric, ...] = (
-    # The task "general" comes from the reading.
+    POWER,
     UTILIZATION_RATIO,
     TEMPERATURE_SENSOR,
     TEMPERATURE_LIMIT,

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
+from muai_core.control.health import HOST_FAULT, VANISHED
 from muai_core.control.ledger import Claim
 from muai_core.control.state import DeviceRecord, State
 from muai_core.model.device import Device, DeviceMeasurements, DeviceReading, Measurement
@@ -21,7 +22,7 @@ from muai_core.telemetry.metric import Metric
 
 #: Findings, by kind or key, that say that the device does not answer: samples from before are old.
 #: XID 79: fell off the bus.
-SILENT = frozenset({"vanished", "host_fault", "gpu_lost", "unresponsive", "xid:79"})
+SILENT = frozenset({VANISHED, HOST_FAULT, "gpu_lost", "unresponsive", "xid:79"})
 #: A source may make so many series of one metric on one device; more are rejected.
 MOST_SERIES = 64
 #: Longer label values of a measurement are rejected.
@@ -53,8 +54,7 @@ class DeviceFacts(Struct, frozen=True, kw_only=True):
     claims: Mapping[str, tuple[Claim, ...]]
     #: The model of each replica that holds a claim.
     models: Mapping[str, str]
-    #: On the controller's clock: when each source was last heard of.
-    observed_at_s: Mapping[str, float | None]
+    #: On the controller's clock.
     now_s: float
     #: Unix time at zero of the controller's clock; None: unknown.
     unix_offset_s: float | None = None
@@ -81,7 +81,6 @@ def device_facts(
             for claim in held
             if claim.replica_id in state.replicas
         },
-        observed_at_s={name: source.observed_at_s for name, source in state.sources.items()},
         now_s=state.now_s if now_s is None else now_s,
         unix_offset_s=unix_offset_s,
     )
@@ -135,28 +134,23 @@ class DeviceCollector:
 
     def _basis(self, record: DeviceRecord, facts: DeviceFacts, gpu_id: str) -> "_Basis":
         uuid = record.device.uuid
-        sampled_at_s = record.reading.sampled_at_s
-        if sampled_at_s is None:
-            sampled_at_s = facts.observed_at_s.get(record.source)
         held = facts.claims.get(uuid, ())
         return _Basis(
             gpu_id=gpu_id,
             record=record,
             measurements=facts.measurements.get(uuid),
             claims=tuple((facts.models.get(one.replica_id, ""), one) for one in held),
-            answers=self._answers(record, sampled_at_s, facts.now_s),
-            sampled_at_unix_s=_sum(self._offset_s, sampled_at_s if record.present else None),
+            answers=self._answers(record, facts.now_s),
+            sampled_at_unix_s=_sum(self._offset_s, record.sampled_at_s),
         )
 
-    def _answers(self, record: DeviceRecord, sampled_at_s: float | None, now_s: float) -> bool:
-        if not record.present or any(_is_silence(one) for one in record.reading.findings):
+    def _answers(self, record: DeviceRecord, now_s: float) -> bool:
+        at_s = record.sampled_at_s
+        if at_s is None or not record.present:
             return False
-        if sampled_at_s is None:
-            return True
-        for one in record.condition.open:
-            if one.last_at_s >= sampled_at_s and _is_silence(one.finding):
-                return False
-        return self._stale_after_s is None or now_s - sampled_at_s <= self._stale_after_s
+        if any(one.last_at_s >= at_s and _is_silence(one.finding) for one in record.condition.open):
+            return False
+        return self._stale_after_s is None or now_s - at_s <= self._stale_after_s
 
     def _points(self, basis: "_Basis", before: "tuple[_Basis, Points] | None") -> Points:
         points: Points = []
@@ -166,7 +160,7 @@ class DeviceCollector:
         _add_reading(points, basis.gpu_id, basis.record.device, basis.record.reading)
         measured = basis.measurements
         if measured is not None:
-            rejected = _add_measured(points, basis.gpu_id, measured.values)
+            rejected = _add_measured(points, basis.gpu_id, basis.record.reading, measured.values)
             if rejected and (before is None or before[0].measurements is not measured):
                 source = basis.record.source
                 self._rejected[source] = self._rejected.get(source, 0) + rejected
@@ -295,14 +289,23 @@ def _add(points: Points, metric: Metric, labels: tuple[str, ...], value: float |
         points.append((_PLACE[metric.name], MetricPoint(labels, float(value))))
 
 
-def _add_measured(points: Points, gpu_id: str, values: Iterable[Measurement]) -> int:
+def _add_measured(
+    points: Points, gpu_id: str, reading: DeviceReading, values: Iterable[Measurement]
+) -> int:
     """Add what is fit to be shown; returns how many were not."""
     rejected = 0
     made = [0] * len(_METRICS)
-    # The reading tells this one.
-    seen: set[tuple[str, tuple[str, ...]]] = {("gpu_utilization_ratio", ("general",))}
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    # A source may repeat what its reading tells; then the reading counts.
+    told: set[tuple[str, tuple[str, ...]]] = set()
+    if reading.power_watts is not None:
+        told.add((catalogue.POWER.name, ()))
+    if reading.utilization_percent is not None:
+        told.add((catalogue.UTILIZATION_RATIO.name, ("general",)))
     for one in values:
         key, value = (one.metric, one.labels), one.value
+        if key in told:
+            continue
         place = None if key in seen or not math.isfinite(value) else _place_of(*key)
         if place is None or made[place] >= MOST_SERIES or (value < 0 and place in _COUNTERS):
             rejected += 1

@@ -13,7 +13,7 @@ from muai_core.control.state import DeviceHealth, DeviceRecord, OpenFinding
 from muai_core.model.device import Device, DeviceMeasurements, DeviceReading, Measurement
 from muai_core.model.health import Finding, Health
 from muai_core.model.metrics import MetricFamily
-from muai_core.telemetry.device_catalogue import FROM_READINGS, MEASURED, UTILIZATION_RATIO
+from muai_core.telemetry.device_catalogue import FROM_READINGS, MEASURED, POWER
 from muai_core.telemetry.devices import DeviceCollector, DeviceFacts
 
 pytest.importorskip("muai_prometheus", reason="needs the distribution muai-prometheus")
@@ -55,7 +55,9 @@ def gpus(draw: st.DrawFn, index: int) -> Gpu:
         power_watts=draw(st.none() | finite),
     )
     health = DeviceHealth(state=draw(st.sampled_from(list(Health))))
-    record = DeviceRecord(device=device, source="nvml", reading=reading, condition=health)
+    record = DeviceRecord(
+        device=device, source="nvml", reading=reading, sampled_at_s=10.0, condition=health
+    )
     return Gpu(record, DeviceMeasurements(device.uuid, draw(measurements())))
 
 
@@ -65,7 +67,8 @@ def measurements(draw: st.DrawFn) -> tuple[Measurement, ...]:
     values = []
     for metric in chosen:
         labels = tuple(draw(label) for _ in metric.labels[1:])
-        if not (metric is UTILIZATION_RATIO and labels == ("general",)):
+        # What the reading tells as well is told once.
+        if metric is not POWER and labels != ("general",):
             values.append(Measurement(metric.name, draw(finite), labels))
     return tuple(values)
 
@@ -79,7 +82,6 @@ def collected(fleet: tuple[Gpu, ...]) -> tuple[MetricFamily, ...]:
         measurements={gpu.measurements.uuid: gpu.measurements for gpu in fleet},
         claims={},
         models={},
-        observed_at_s={"nvml": 10.0},
         now_s=10.0,
     )
     return DeviceCollector(stale_after_s=15.0).collect(facts)
@@ -161,12 +163,10 @@ def lost(gpu: Gpu, how: str) -> Gpu:
     found = OpenFinding(finding=finding, first_at_s=10.0, last_at_s=10.0, present=True)
     condition = DeviceHealth(state=Health.FAILED, open=(found,))
     # A source that gets no answer repeats its last sample, with the time of that.
-    old = structs.replace(record.reading, sampled_at_s=5.0)
-    present = how != "vanished"
-    return structs.replace(
-        gpu,
-        record=structs.replace(record, condition=condition, reading=old, present=present),
+    after = structs.replace(
+        record, condition=condition, sampled_at_s=5.0, present=how != "vanished"
     )
+    return structs.replace(gpu, record=after)
 
 
 #: What a sample would have to tell.

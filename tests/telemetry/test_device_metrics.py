@@ -40,11 +40,10 @@ def record(device: Device, *, present: bool = True, **values: Any) -> DeviceReco
         utilization_percent=75.5,
         temperature_celsius=65.0,
     )
+    told = structs.replace(reading, **values)
+    sampled_at_s = 100.0 if told.sampled_at_s is None else told.sampled_at_s
     return DeviceRecord(
-        device=device,
-        source="nvml",
-        reading=structs.replace(reading, **values),
-        present=present,
+        device=device, source="nvml", reading=told, sampled_at_s=sampled_at_s, present=present
     )
 
 
@@ -78,7 +77,6 @@ def facts(records: Iterable[DeviceRecord], **values: Any) -> DeviceFacts:
         measurements={},
         claims={},
         models={},
-        observed_at_s={"nvml": 100.0},
         now_s=100.0,
     )
     return structs.replace(bare, **values)
@@ -257,7 +255,6 @@ JUNK = [
     Measurement("gpu_clock_hertz", 1.0, ("",)),
     Measurement("gpu_clock_hertz", 1.0, ("new\nline",)),
     Measurement("gpu_clock_hertz", 1.0, ("\ud800",)),
-    Measurement("gpu_utilization_ratio", 1.0, ("general",)),
 ]
 
 
@@ -287,6 +284,32 @@ def test_a_source_cannot_make_series_without_end() -> None:
     assert len(found["gpu_nvlink_errors"]) == MOST_SERIES
     rejected = {("nvml",): 1000.0 - MOST_SERIES}
     assert found["muai_device_measurements_rejected"] == rejected
+
+
+def test_what_the_reading_tells_counts_and_repeating_it_is_no_fault() -> None:
+    device = gpu(0)
+    values = measured(
+        device,
+        Measurement("gpu_utilization_ratio", 0.1, ("general",)),
+        Measurement("gpu_power_watts", 299.0),
+    )
+    found = collected([record(device, power_watts=300.0)], measurements=values)
+    assert found["gpu_utilization_ratio"] == {("0", "general"): 0.755}
+    assert found["gpu_power_watts"] == {("0",): 300.0}
+    assert "muai_device_measurements_rejected" not in found
+    silent = collected([record(device, utilization_percent=None)], measurements=values)
+    assert silent["gpu_utilization_ratio"] == {("0", "general"): 0.1}
+    assert silent["gpu_power_watts"] == {("0",): 299.0}
+
+
+def test_a_device_that_was_never_sampled_shows_no_values() -> None:
+    one = structs.replace(record(gpu(0)), sampled_at_s=None)
+    assert set(collected([one], unix_offset_s=1.0)) == {
+        "gpu_info",
+        "gpu_health_status",
+        "gpu_health_state",
+        "muai_device_claimed_bytes",
+    }
 
 
 def test_a_series_is_measured_once() -> None:

@@ -43,6 +43,7 @@ from muai_core.telemetry.collect import (
     state_families,
 )
 from muai_core.telemetry.device_catalogue import MEASURED
+from muai_core.telemetry.devices import DeviceCollector, device_facts
 from muai_core.telemetry.meters import ControllerMeter, GatewayMeter
 from muai_core.telemetry.registry import Registry
 
@@ -80,15 +81,14 @@ def reading(device: Device) -> DeviceReading:
 
 
 def measured(device: Device) -> DeviceMeasurements:
-    """One value of everything that a source can measure."""
+    """One value of everything that a source can measure, and one that nobody knows."""
     values = [
         Measurement(metric.name, 1.0, tuple("some" for _ in metric.labels[1:]))
         for metric in MEASURED
     ]
-    return DeviceMeasurements(device.uuid, tuple(values))
+    return DeviceMeasurements(device.uuid, (*values, Measurement("moon_phase", 0.5)))
 
 
-JUNK = Measurement("moon_phase", 0.5)
 XID = Finding(kind="xid", code=63, severity=Health.DEGRADED, reason="XID 63: a row was remapped")
 
 
@@ -155,6 +155,7 @@ def busy_state() -> State:
             device=here,
             source="simulated",
             reading=reading(here),
+            sampled_at_s=1.0,
             condition=DeviceHealth(
                 state=Health.DEGRADED,
                 open=(OpenFinding(finding=XID, first_at_s=1.0, last_at_s=1.0),),
@@ -382,12 +383,9 @@ def test_every_metric_of_the_catalogue_is_fed_and_nothing_else() -> None:
     families = (
         *controller_families("0.1.0", 1.0, 10),
         *sink_families({"prometheus": 0}, {"otel": 0}),
-        *state_families(
-            busy_state(),
-            {("chat-1", 3): 1},
-            {"chat-1": Progress(1, 0, 5)},
-            {"GPU-0": structs.replace(measured(gpu(0)), values=(*measured(gpu(0)).values, JUNK))},
-            unix_offset_s=1e9,
+        *state_families(busy_state(), {("chat-1", 3): 1}, {"chat-1": Progress(1, 0, 5)}),
+        *DeviceCollector().collect(
+            device_facts(busy_state(), {"GPU-0": measured(gpu(0))}, now_s=1.0, unix_offset_s=1e9)
         ),
         *registry.collect(),
     )

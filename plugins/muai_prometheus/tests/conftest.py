@@ -91,7 +91,9 @@ def a_gpu(index: int) -> DeviceRecord:
         temperature_celsius=40.25 + index,
     )
     condition = DeviceHealth(state=health)
-    return DeviceRecord(device=device, source="simulated", reading=reading, condition=condition)
+    return DeviceRecord(
+        device=device, source="simulated", reading=reading, sampled_at_s=0.0, condition=condition
+    )
 
 
 @pytest.fixture
@@ -102,7 +104,6 @@ def eight_gpus() -> tuple[MetricFamily, ...]:
         measurements={},
         claims={},
         models={},
-        observed_at_s={},
         now_s=0.0,
     )
     return DeviceCollector().collect(facts)
