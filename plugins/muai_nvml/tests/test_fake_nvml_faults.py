@@ -236,5 +236,5 @@ def test_a_function_that_nobody_knows_is_a_mistake(fake_nvml: FakeNvml) -> None:
 
 
 def test_a_profile_that_nobody_knows_is_a_mistake(make_fake_nvml: Any) -> None:
-    with pytest.raises(ValueError, match=r"h100.*a100, h200, l4, rtx4090"):
+    with pytest.raises(ValueError, match=r"h100.*a100, b200, h200, l4, rtx4090, v100"):
         make_fake_nvml(8, "h100")

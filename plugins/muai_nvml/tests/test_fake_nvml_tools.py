@@ -66,7 +66,7 @@ def run(fake: FakeNvml, *command: str | Path) -> str:
 
 def test_gpustat_shows_it(busy: FakeNvml) -> None:
     shown = json.loads(run(busy, BIN / "gpustat", "--json"))
-    assert shown["driver_version"] == "570.133.20"
+    assert shown["driver_version"] == "580.95.05"
     for gpu, card in enumerate(shown["gpus"]):
         values = given(gpu)
         [process] = card.pop("processes")

@@ -146,6 +146,8 @@ READINGS: list[tuple[dict[str, Any], str, Any]] = [
         "n.nvmlDeviceGetCpuAffinity(h, 2)",
         [0b1111, 0b1101],
     ),
+    ({"memory_affinity": "1,3"}, "n.nvmlDeviceGetMemoryAffinity(h, 1, 0)", [0b1010]),
+    ({"retired_pages_pending": 1}, "field(h, n.NVML_FI_DEV_RETIRED_PENDING)", [1, 1]),
     ({"p2p.5.read": 4}, "n.nvmlDeviceGetP2PStatus(h, gpu(5), 0)", 4),
     ({"p2p.5.nvlink": 5}, "n.nvmlDeviceGetP2PStatus(gpu(5), h, 2)", 5),
     ({"p2p.5.nvlink": 5}, "n.nvmlDeviceGetP2PStatus(h, gpu(4), 2)", 0),
@@ -350,7 +352,7 @@ def test_gpus_connected_directly(fake_nvml: FakeNvml, nvml_process: Any) -> None
         assert nvml_process.ask(remote) == fake_nvml.get(far, "pci_bus_id")
 
 
-@pytest.mark.parametrize("profile", ["h200", "a100", "l4", "rtx4090"])
+@pytest.mark.parametrize("profile", ["h200", "b200", "a100", "l4", "v100", "rtx4090"])
 def test_each_profile_is_a_whole_gpu(
     profile: str, make_fake_nvml: Callable[..., FakeNvml], start_nvml_process: Callable[..., Any]
 ) -> None:
@@ -367,4 +369,6 @@ def test_each_profile_is_a_whole_gpu(
     }
     assert ("nvmlDeviceGetEccMode" in supported) == (profile != "rtx4090")
     assert ("nvmlDeviceGetFanSpeed" in supported) == (profile == "rtx4090")
-    assert ("nvmlDeviceGetMigMode" in supported) == (profile in ("h200", "a100"))
+    assert ("nvmlDeviceGetRemappedRows" in supported) == (profile in ("h200", "b200", "a100", "l4"))
+    assert ("nvmlDeviceGetRetiredPagesPendingStatus" in supported) == (profile == "v100")
+    assert ("nvmlDeviceGetMigMode" in supported) == (profile in ("h200", "b200", "a100"))

@@ -284,7 +284,7 @@ def _fill(state: _State, gpus: int, profile: str) -> None:
             "serial": f"{1650000000000 + gpu}",
             "minor_number": str(gpu),
             "pci_bus_id": f"{gpu // 8:08X}:{BUSES[gpu % 8]:02X}:00.0",
-            "numa_node": str(socket),
+            "memory_affinity": str(socket),
             "cpu_affinity": ("0-55,112-167", "56-111,168-223")[socket],
         }
         state.settings |= {(str(gpu), key): value for key, value in values.items()}

@@ -21,6 +21,7 @@ static const struct alias ALIASES[] = {
     {4, "ecc.uncorrected.volatile", 0, U64},
     {5, "ecc.corrected.aggregate", 0, U64},
     {6, "ecc.uncorrected.aggregate", 0, U64},
+    {31, "retired_pages_pending", 0, U32},
     {74, "violation_ns.0", 0, U64},  /* power */
     {75, "violation_ns.1", 0, U64},  /* thermal */
     {76, "violation_ns.2", 0, U64},  /* sync boost */

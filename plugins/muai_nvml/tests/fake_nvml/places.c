@@ -66,37 +66,46 @@ API int nvmlDeviceGetNvLinkRemotePciInfo_v2(nvmlDevice_t handle, unsigned link, 
     return code;
 }
 
-/* `cpu_affinity 0-31,64-95` as a set of bits, 64 CPUs a word. */
-static int affinity(const char *function, nvmlDevice_t handle, unsigned words, unsigned long *set)
+/* `0-31,64-95` as a set of bits, 64 of them a word. */
+static int bits(const char *function, nvmlDevice_t handle, const char *key, unsigned words,
+                unsigned long *set)
 {
     struct device device;
     int code = set && words ? pass_device(function, handle, &device) : NVML_ERROR_INVALID_ARGUMENT;
     if (code)
         return code;
-    const char *list = value_of(&device, "cpu_affinity");
-    memset(set, 0, words * sizeof *set);
+    const char *list = value_of(&device, key);
+    code = list ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+    if (list)
+        memset(set, 0, words * sizeof *set);
     for (char *end; list && *list; list = *end ? end + 1 : NULL) {
         unsigned long first = strtoul(list, &end, 10), last = first;
         if (*end == '-')
             last = strtoul(end + 1, &end, 10);
-        for (unsigned long cpu = first; cpu <= last && cpu < words * 64ul; cpu++)
-            set[cpu / 64] |= 1ul << cpu % 64;
+        for (unsigned long bit = first; bit <= last && bit < words * 64ul; bit++)
+            set[bit / 64] |= 1ul << bit % 64;
     }
-    code = value_of(&device, "cpu_affinity") ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
     leave();
     return code;
 }
 
 API int nvmlDeviceGetCpuAffinity(nvmlDevice_t device, unsigned words, unsigned long *set)
 {
-    return affinity(__func__, device, words, set);
+    return bits(__func__, device, "cpu_affinity", words, set);
 }
 
 API int nvmlDeviceGetCpuAffinityWithinScope(nvmlDevice_t device, unsigned words,
                                             unsigned long *set, unsigned scope)
 {
     (void)scope;
-    return affinity(__func__, device, words, set);
+    return bits(__func__, device, "cpu_affinity", words, set);
+}
+
+API int nvmlDeviceGetMemoryAffinity(nvmlDevice_t device, unsigned words, unsigned long *set,
+                                    unsigned scope)
+{
+    (void)scope;
+    return bits(__func__, device, "memory_affinity", words, set);
 }
 
 /* ---- two devices: KEY with the other's number, set on either side, else with a star */
@@ -150,7 +159,7 @@ API int nvmlDeviceGetP2PStatus(nvmlDevice_t one, nvmlDevice_t other, unsigned wh
     return code;
 }
 
-/* Unset: by the NUMA nodes, as the driver sees most servers. */
+/* Unset: by the nodes of the host's memory, as the driver sees most servers. */
 API int nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t one, nvmlDevice_t other, unsigned *level)
 {
     enum { TOPOLOGY_NODE = 40, TOPOLOGY_SYSTEM = 50 };
@@ -162,8 +171,8 @@ API int nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t one, nvmlDevice_t other
     if (code)
         return code;
     code = number_between(&first, &second, "topology.%u", &number);
-    if (code && !numbers_of(&first, "numa_node", 1, &near) &&
-        !numbers_of(&second, "numa_node", 1, &far)) {
+    if (code && !numbers_of(&first, "memory_affinity", 1, &near) &&
+        !numbers_of(&second, "memory_affinity", 1, &far)) {
         number = near == far ? TOPOLOGY_NODE : TOPOLOGY_SYSTEM;
         code = NVML_SUCCESS;
     }
