@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 _LIBRARY = "libcuda.so.1"
+_COMPUTE_MODE = 20  # cuda.h, CUdevice_attribute
+_COMPUTE_MODE_DEFAULT = 0  # cuda.h, CUcomputemode
 _JIT_ERROR_LOG_BUFFER = 5  # cuda.h, CUjit_option
 _JIT_ERROR_LOG_BUFFER_SIZE_BYTES = 6
 _JIT_LOG_BYTES = 4096
@@ -59,6 +61,13 @@ class CudaDriver:
         device = ctypes.c_int()
         self._call("cuDeviceGet", ctypes.byref(device), ctypes.c_int(ordinal))
         return device.value
+
+    def is_shared(self, device: int) -> bool:
+        """Whether several processes may use the device: its compute mode is the default one."""
+        mode = ctypes.c_int()
+        attribute = ctypes.c_int(_COMPUTE_MODE)
+        self._call("cuDeviceGetAttribute", ctypes.byref(mode), attribute, ctypes.c_int(device))
+        return mode.value == _COMPUTE_MODE_DEFAULT
 
     def open_context(self, device: int) -> None:
         """Makes the device's primary context the one of this thread."""

@@ -34,6 +34,7 @@ def _doubtful(name: str, words: str, advice: str) -> CudaVerdict:
     return CudaVerdict(name, words, Health.SUSPECT, None, "checked", advice)
 
 
+DEVICE_UNAVAILABLE = 46
 _REBOOT = "reset the GPU or reboot the node if it stays so"
 
 VERDICTS: Mapping[int, CudaVerdict] = {
@@ -48,10 +49,10 @@ VERDICTS: Mapping[int, CudaVerdict] = {
     718: _crashed("INVALID_PC", "it ran off the program"),
     719: _crashed("LAUNCH_FAILED", "it failed while it ran the program"),
     # Likely the device's own.
-    46: _doubtful(
+    DEVICE_UNAVAILABLE: _doubtful(
         "DEVICE_UNAVAILABLE",
         "it is busy or unavailable",
-        "see with nvidia-smi whether another process has it to itself; " + _REBOOT,
+        _REBOOT,
     ),
     100: _doubtful(
         "NO_DEVICE",

@@ -18,7 +18,7 @@ from muai_core.model.health import Finding, Health
 from muai_core.plugin.device_source import SelfTest, SelfTestResult
 from muai_nvml import self_test_kernel as kernel
 from muai_nvml.cuda_driver import CudaDriver, CudaError, CudaMissing
-from muai_nvml.cuda_errors import finding_of
+from muai_nvml.cuda_errors import DEVICE_UNAVAILABLE, finding_of
 
 _MIB = 2**20
 #: A CUDA context takes 300 to 600 MiB, depending on the GPU.
@@ -99,7 +99,14 @@ def _checked(cuda: CudaDriver, memory_bytes: int) -> SelfTestResult:
         )
     device = cuda.device(0)
     name = cuda.device_name(device)
-    cuda.open_context(device)
+    is_shared = cuda.is_shared(device)
+    try:
+        cuda.open_context(device)
+    except CudaError as error:
+        if error.code == DEVICE_UNAVAILABLE and not is_shared:
+            words = "another process has the GPU to itself, as its compute mode permits"
+            return SelfTestResult(inconclusive=words)
+        raise
     free_bytes = cuda.memory_free_bytes()
     if free_bytes < memory_bytes:
         return SelfTestResult(

@@ -161,6 +161,18 @@ def test_no_memory_proves_nothing(run: Callable[..., SelfTestResult]) -> None:
     assert "the device has no memory left" in str(run("fail cuMemAlloc_v2 2").inconclusive)
 
 
+def test_a_gpu_that_another_process_has_to_itself_is_not_suspect(
+    run: Callable[..., SelfTestResult],
+) -> None:
+    assert run("mode 3").finding is None
+    assert run("mode 3", "fail cuDevicePrimaryCtxRetain 46").inconclusive == (
+        "another process has the GPU to itself, as its compute mode permits"
+    )
+    unavailable = run("fail cuDevicePrimaryCtxRetain 46").finding
+    assert unavailable is not None
+    assert (unavailable.severity, unavailable.code) == (Health.SUSPECT, 46)
+
+
 def test_it_wants_to_see_exactly_one_device(run: Callable[..., SelfTestResult]) -> None:
     excuse = run(visible="GPU-a,GPU-b").inconclusive
     assert excuse == "CUDA shows 2 devices; set CUDA_VISIBLE_DEVICES to the UUID of one"

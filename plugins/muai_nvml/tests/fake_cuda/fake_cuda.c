@@ -7,6 +7,7 @@
  *
  *     fail CALL CODE      that call returns CODE
  *     hang CALL           that call does not return
+ *     mode NUMBER         the compute mode (default 0; 3 is exclusive process)
  *     free BYTES          so much memory is free (default 80 GiB)
  *     flip memory BYTE    one bit of that byte of memory is stuck at 1
  *     flip thread NUMBER  that thread computes one bit wrongly
@@ -109,6 +110,15 @@ int cuDeviceGetName(char *name, int size, int device)
 {
     ENTER(device >= 40, INVALID_DEVICE);
     snprintf(name, (size_t)size, "Fake CUDA GPU");
+    return SUCCESS;
+}
+
+int cuDeviceGetAttribute(int *value, int attribute, int device)
+{
+    ENTER(device >= 40, INVALID_DEVICE);
+    if (attribute != 20) /* the compute mode */
+        return INVALID_VALUE;
+    *value = fault("mode ") < 0 ? 0 : (int)fault("mode ");
     return SUCCESS;
 }
 
