@@ -129,6 +129,10 @@ class Claims:
             raise ValueError(f"{name} was released before")
         self._ledger.release(name, _EPOCH, placement.devices)
 
+    def claimed_bytes(self, uuid: str) -> int:
+        """What all allocations together hold of a GPU."""
+        return self._ledger.claimed_bytes(uuid)
+
     def _fleet(self, state: State) -> Fleet:
         gpus = (view for view in fleet_of(state).devices if view.device.kind == "gpu")
         return Fleet(tuple(self._with_claims(view, state) for view in gpus))

@@ -2,17 +2,27 @@
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
+from muai_core.api.active_check import checked_actively
 from muai_core.api.allocation import AllocationError, Claims, GPUAllocation
 from muai_core.api.gpu import GPUInfo, HealthReport, UnknownGPU, gpu_info
-from muai_core.control.state import DeviceRecord, State
+from muai_core.control.actions import CheckDevice
+from muai_core.control.events import DeviceChecked, DeviceFaulted, DeviceReinstated, Event
+from muai_core.control.self_tests import free_for_test_bytes
+from muai_core.control.state import ControlSettings, DeviceRecord, State
 from muai_core.model.placement import Unplaceable
-from muai_core.plugin.device_source import DeviceSource
+from muai_core.plugin.device_source import DeviceSource, SelfTestResult
 from muai_core.runtime.observation import DeviceWatch, Sources
+
+#: Longer than any program lives.
+_NEVER_S = 10 * 365 * 86400.0
 
 ConfigPath = str | os.PathLike[str]
 
@@ -37,7 +47,11 @@ class GPUManager:
         """
         if config is not None and sources is not None:
             raise ValueError("config and sources exclude each other: give one of them, or none")
-        self._watch = DeviceWatch(*_chosen(config, sources))
+        chosen, settings = _chosen(config, sources)
+        self._sources = {source.name: source for source in chosen}
+        self._watch = DeviceWatch(chosen, settings)
+        #: The self-tests that the watch's plane waits for, by UUID.
+        self._wanted: dict[str, CheckDevice] = {}
         self._lock = threading.RLock()
         self._ids: dict[str, int] = {}
         self._claims = Claims()
@@ -74,8 +88,13 @@ class GPUManager:
             infos = [info for info, _ in self._gpus(self._look())]
         return {info.device_id: _metrics(info) for info in infos}
 
-    def check_health(self, device_id: int) -> HealthReport:
-        """How one GPU is. Raises UnknownGPU."""
+    def check_health(self, device_id: int, active: bool = False) -> HealthReport:
+        """How one GPU is. Raises UnknownGPU.
+
+        With `active` its source's self-test runs on it, a short-lived process, if it has room for
+        one. That may take half a minute, and what it finds counts like everything else.
+        """
+        self_test = self._test(device_id) if active else None
         with self._lock:
             info, record = self._gpu(self._look(), device_id)
         return HealthReport(
@@ -85,7 +104,17 @@ class GPUManager:
             reason=info.health_reason,
             advice=info.advice,
             findings=tuple(one.finding for one in record.condition.open),
+            self_test=self_test,
         )
+
+    def reinstate(self, device_id: int) -> None:
+        """Forget all that was found on a GPU so far, after a reset or a repair.
+
+        What the next look finds counts anew. Raises UnknownGPU.
+        """
+        with self._lock:
+            _, record = self._gpu(self._look(), device_id)
+            self._tell(DeviceReinstated(uuid=record.device.uuid))
 
     def allocate_gpus(
         self,
@@ -135,11 +164,63 @@ class GPUManager:
     def _look(self) -> State:
         if self.closed:
             raise RuntimeError("this GPUManager is closed; make another, or get_gpu_manager()")
-        state = self._watch.look()
+        self._watch.look()
+        self._follow()
+        state = self._watch.state
         for record in sorted(state.devices.values(), key=_order):
             if record.device.kind == "gpu":
                 self._ids.setdefault(record.device.uuid, self._free_id(record))
         return state
+
+    def _tell(self, event: Event) -> None:
+        self._watch.tell([event])
+        self._follow()
+
+    def _follow(self) -> None:
+        for action in self._watch.actions:
+            if isinstance(action, CheckDevice):
+                self._wanted[action.device.uuid] = action
+
+    def _test(self, device_id: int) -> str:
+        """Test a GPU, let it count, and say in words what came out."""
+        with self._lock:
+            state = self._look()
+            _, record = self._gpu(state, device_id)
+            claimed_bytes = self._claims.claimed_bytes(record.device.uuid)
+            free_bytes = max(0, free_for_test_bytes(state, record) - claimed_bytes)
+            wanted = self._wanted.pop(record.device.uuid, None)
+        # Others may ask meanwhile: this takes a while.
+        result = checked_actively(self._sources[record.source], record.device, free_bytes)
+        with self._lock:
+            self._conclude(record, wanted, result)
+        if result.finding is not None:
+            return f"failed: {result.finding.reason}"
+        if result.inconclusive is not None:
+            return f"proved nothing: {result.inconclusive}"
+        return f"passed: {result.detail}" if result.detail else "passed"
+
+    def _conclude(
+        self, record: DeviceRecord, wanted: CheckDevice | None, result: SelfTestResult
+    ) -> None:
+        uuid = record.device.uuid
+        if wanted is not None:
+            self._tell(
+                DeviceChecked(
+                    uuid=uuid,
+                    check=wanted.check,
+                    finding=result.finding,
+                    inconclusive=result.inconclusive,
+                    detail=result.detail,
+                )
+            )
+        elif result.finding is not None:
+            # Nobody waited for it: it counts as something that happened.
+            now_s = time.monotonic()
+            self._tell(
+                DeviceFaulted(
+                    source=record.source, uuid=uuid, observed_at_s=now_s, finding=result.finding
+                )
+            )
 
     def _free_id(self, record: DeviceRecord) -> int:
         taken = set(self._ids.values())
@@ -149,20 +230,20 @@ class GPUManager:
         return next(number for number in range(len(taken) + 1) if number not in taken)
 
     def _gpus(self, state: State) -> list[tuple[GPUInfo, DeviceRecord]]:
-        ids = sorted(self._ids.items(), key=lambda pair: pair[1])
-        return [
-            (gpu_info(device_id, state.devices[uuid], state), state.devices[uuid])
-            for uuid, device_id in ids
-        ]
+        # Those that are absent for long are forgotten one day.
+        known = [(device_id, state.devices.get(uuid)) for uuid, device_id in self._ids.items()]
+        there = [(device_id, record) for device_id, record in known if record is not None]
+        there.sort(key=lambda pair: pair[0])
+        return [(gpu_info(device_id, record, state), record) for device_id, record in there]
 
     def _gpu(self, state: State, device_id: int) -> tuple[GPUInfo, DeviceRecord]:
-        for uuid, known_id in self._ids.items():
-            if known_id == device_id:
-                record = state.devices[uuid]
-                return gpu_info(device_id, record, state), record
-        if not self._ids:
+        gpus = self._gpus(state)
+        for info, record in gpus:
+            if info.device_id == device_id:
+                return info, record
+        if not gpus:
             raise UnknownGPU(self._no_gpu())
-        there = ", ".join(map(str, sorted(self._ids.values())))
+        there = ", ".join(str(info.device_id) for info, _ in gpus)
         raise UnknownGPU(f"there is no GPU {device_id!r}; there are: {there}")
 
     def _no_gpu(self) -> str:
@@ -172,7 +253,8 @@ class GPUManager:
             for name, source in state.sources.items()
             if source.failure is not None
         ]
-        return "; ".join(["no GPU was found", *failures, *self._watch.observer.absences()])
+        absences = self._watch.observer.absences()
+        return "; ".join(["no GPU was found", *failures, *state.rejected, *absences])
 
     def _impossible(
         self, found: Unplaceable, tensor_parallel: int, pipeline_parallel: int
@@ -188,19 +270,30 @@ class GPUManager:
 
 def _chosen(
     config: ConfigPath | None, sources: Iterable[DeviceSource] | Sources | None
-) -> tuple[Sources]:
+) -> tuple[Sources, ControlSettings]:
     if sources is not None:
         given = sources if isinstance(sources, Mapping) else {source: {} for source in sources}
-        return (given,)
+        return given, _patient(ControlSettings())
     from muai_core import builtin
 
     if config is None:
         installed = builtin.load().device_sources.values()
-        return ({source: {} for source in installed if source.on_by_default},)
+        by_default: Sources = {source: {} for source in installed if source.on_by_default}
+        return by_default, _patient(ControlSettings())
     from muai_core.config import load_config
     from muai_core.runtime.assembly import device_sources
+    from muai_core.runtime.resolution import control_settings
 
-    return (device_sources(load_config(os.fspath(config), load_plugins=builtin.load)),)
+    loaded = load_config(os.fspath(config), load_plugins=builtin.load)
+    return device_sources(loaded), _patient(control_settings(loaded))
+
+
+def _patient(settings: ControlSettings) -> ControlSettings:
+    """The same, for a plane that waits until somebody wants an active check."""
+    health = structs.replace(
+        settings.health, self_test="suspect", self_test_deadline_s=_NEVER_S, self_test_retry_s=0.0
+    )
+    return structs.replace(settings, health=health)
 
 
 def _metrics(info: GPUInfo) -> dict[str, Any]:

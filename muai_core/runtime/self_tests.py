@@ -107,7 +107,7 @@ class SelfTests:
         self._tell(action, result)
 
     def _tell(self, action: CheckDevice, result: SelfTestResult) -> None:
-        tidy = _tidied(result)
+        tidy = tidied(result)
         self._emit(
             DeviceChecked(
                 uuid=action.device.uuid,
@@ -161,7 +161,7 @@ class SelfTests:
                 answer = await in_daemon_thread(ask, f"muai-self-test-{name}")
             if answer is None:
                 raise NothingProven(f"device source {name} has no self-test for this device")
-            return _well_formed(answer)
+            return well_formed(answer)
         except TimeoutError:
             words = f"device source {name} did not say within {_seconds(left_s)} how to test it"
             raise NothingProven(words) from None
@@ -176,7 +176,7 @@ class SelfTests:
         try:
             return ReplicaProcess.spawn(
                 spec.argv,
-                env=_environment(device, spec),
+                env=self_test_environment(device, spec),
                 cwd=None,
                 log_path=output.stderr_path,
                 marker=Marker(self._instance_id, f"self-test/{device.uuid}", action.check).text,
@@ -262,7 +262,7 @@ def read_result(stdout: str, stderr: str, ended: Exit) -> SelfTestResult:
     return result
 
 
-def _well_formed(answer: object) -> SelfTest:
+def well_formed(answer: object) -> SelfTest:
     """What a plugin answered, every field of the right type. Raises TypeError and ValueError."""
     if not isinstance(answer, SelfTest):
         raise TypeError(f"self_test() returned {type(answer).__name__}, not SelfTest")
@@ -272,11 +272,12 @@ def _well_formed(answer: object) -> SelfTest:
     return spec
 
 
-def _environment(device: Device, spec: SelfTest) -> dict[str, str]:
+def self_test_environment(device: Device, spec: SelfTest) -> dict[str, str]:
+    """What an engine on the device would get, and what the self-test asks for."""
     return compose_environment(os.environ, {**device_environment((device,)), **spec.env})
 
 
-def _tidied(result: SelfTestResult) -> SelfTestResult:
+def tidied(result: SelfTestResult) -> SelfTestResult:
     """The same in lines that can be shown, and in labels that do not grow."""
     inconclusive = result.inconclusive
     return SelfTestResult(
