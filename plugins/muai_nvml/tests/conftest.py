@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent / "fake_nvml"))
 from fake_nvml import FakeNvml
 from fake_nvml_build import build
 
-#: Answers one line of Python with one line of JSON. `gpu(3)` is a handle, `n` is pynvml.
+#: Answers one line of Python with one line of JSON. `n` is pynvml, `gpu(3)` a handle, `code(...)`
+#: what a call returns, `codes(handle)` what every getter returns that takes the handle alone.
 CLIENT = """
-import ctypes, json, sys, threading, time
+import ctypes, inspect, json, sys, threading, time
 import pynvml as n
 
 def plain(value):
@@ -39,6 +40,16 @@ def code(function, *arguments):
     except n.NVMLLibraryMismatchError:  # pynvml's word for 13 from the lists of processes
         return n.NVML_ERROR_FUNCTION_NOT_FOUND
     return 0
+
+GETTERS = {
+    name: function for name, function in vars(n).items()
+    if name.startswith("nvmlDeviceGet") and "HandleFrom" not in name
+    and [p.name for p in inspect.signature(inspect.unwrap(function)).parameters.values()
+         if p.default is p.empty] in (["handle"], ["device"])
+}
+
+def codes(handle):
+    return {name: code(function, handle) for name, function in GETTERS.items()}
 
 for line in sys.stdin:
     source = json.loads(line)

@@ -17,23 +17,9 @@ CODES = sorted(
 #: The functions of the library, whatever their version.
 STEMS = {name.split("_v")[0] for name in symbols()}
 
-#: Every pynvml function of one handle, and what each answers.
-GETTERS = """
-import inspect
-GETTERS = {
-    name: function for name, function in vars(n).items()
-    if name.startswith("nvmlDeviceGet") and "HandleFrom" not in name
-    and [p.name for p in inspect.signature(inspect.unwrap(function)).parameters.values()
-         if p.default is p.empty] in (["handle"], ["device"])
-}
-def codes(handle):
-    return {name: code(function, handle) for name, function in GETTERS.items()}
-handles = [gpu(i) for i in range(8)]
-"""
-
 
 def test_every_code_on_every_getter(fake_nvml: FakeNvml, nvml_process: Any) -> None:
-    nvml_process.ask(GETTERS)
+    nvml_process.ask("handles = [gpu(i) for i in range(8)]")
     healthy = nvml_process.ask("codes(handles[2])")
     assert len(healthy) > 60
     for code in CODES:
@@ -46,7 +32,7 @@ def test_every_code_on_every_getter(fake_nvml: FakeNvml, nvml_process: Any) -> N
 
 
 def test_each_getter_fails_alone(fake_nvml: FakeNvml, nvml_process: Any) -> None:
-    nvml_process.ask(GETTERS)
+    nvml_process.ask("handles = [gpu(i) for i in range(8)]")
     healthy = nvml_process.ask("codes(handles[3])")
     played = [name for name, code in healthy.items() if code == 0 and _stem(name) in STEMS]
     for name in played:
@@ -71,7 +57,7 @@ def _versions(name: str) -> set[str]:
 def test_a_code_for_all_gpus_and_for_the_library(
     code: int, fake_nvml: FakeNvml, nvml_process: Any, Refused: Any
 ) -> None:
-    nvml_process.ask(GETTERS)
+    nvml_process.ask("handles = [gpu(i) for i in range(8)]")
     fake_nvml.fail("*", "nvmlDeviceGetPowerUsage", code)
     assert nvml_process.ask("[code(n.nvmlDeviceGetPowerUsage, h) for h in handles]") == [code] * 8
     assert nvml_process.ask("n.nvmlDeviceGetTemperatureV(handles[0], 0)") == 31
@@ -91,7 +77,7 @@ def test_a_code_for_all_gpus_and_for_the_library(
 def test_a_lost_gpu_answers_nothing_else(
     fake_nvml: FakeNvml, nvml_process: Any, Refused: Any
 ) -> None:
-    nvml_process.ask(GETTERS)
+    nvml_process.ask("handles = [gpu(i) for i in range(8)]")
     fake_nvml.lose(3)
     assert set(nvml_process.ask("codes(handles[3])").values()) == {LOST}
     assert nvml_process.ask("gpu(3)") == Refused(LOST)
@@ -164,7 +150,7 @@ def test_calls_before_init_and_after_shutdown(
 
 
 def test_a_gpu_that_hangs_blocks_nobody_else(fake_nvml: FakeNvml, nvml_process: Any) -> None:
-    nvml_process.ask(GETTERS)
+    nvml_process.ask("handles = [gpu(i) for i in range(8)]")
     nvml_process.ask("answers = []")
     nvml_process.ask(
         "blocked = [threading.Thread(target=lambda f=f: answers.append(f(handles[2])), daemon=True)"
@@ -184,7 +170,7 @@ def test_a_gpu_that_hangs_blocks_nobody_else(fake_nvml: FakeNvml, nvml_process: 
 
 
 def test_one_getter_hangs_and_the_others_answer(fake_nvml: FakeNvml, nvml_process: Any) -> None:
-    nvml_process.ask(GETTERS)
+    nvml_process.ask("handles = [gpu(i) for i in range(8)]")
     fake_nvml.hang(2, function="nvmlDeviceGetHandleByIndex")
     nvml_process.ask("blocked = threading.Thread(target=gpu, args=(2,), daemon=True)")
     nvml_process.ask("blocked.start()")
@@ -196,7 +182,7 @@ def test_one_getter_hangs_and_the_others_answer(fake_nvml: FakeNvml, nvml_proces
 
 
 def test_a_hang_of_n_seconds_lasts_that_long(fake_nvml: FakeNvml, nvml_process: Any) -> None:
-    nvml_process.ask(GETTERS)
+    nvml_process.ask("handles = [gpu(i) for i in range(8)]")
     fake_nvml.hang(2, 0.2)
     nvml_process.ask("start = time.monotonic()")
     assert nvml_process.ask("n.nvmlDeviceGetPowerUsage(handles[2])") == 76532

@@ -214,19 +214,6 @@ ANSWERS_WITHOUT_VALUE = {
     "nvmlDeviceGetMPSComputeRunningProcesses_v3": 0,
 }
 
-#: The ways of a getter that takes the handle and nothing else, by name.
-SIMPLE_GETTERS = """
-import inspect
-GETTERS = {
-    name: function for name, function in vars(n).items()
-    if name.startswith("nvmlDeviceGet") and "HandleFrom" not in name
-    and [p.name for p in inspect.signature(inspect.unwrap(function)).parameters.values()
-         if p.default is p.empty] in (["handle"], ["device"])
-}
-def codes(handle):
-    return {name: code(function, handle) for name, function in GETTERS.items()}
-"""
-
 HELPERS = """
 def field(handle, which):
     value = n.nvmlDeviceGetFieldValues(handle, [which])[0]
@@ -262,7 +249,6 @@ def test_what_is_not_set_is_not_supported(
     fake_nvml: FakeNvml, nvml_process: Any, Refused: Any
 ) -> None:
     fake_nvml.path.write_text("gpu 0 uuid GPU-0\n")
-    nvml_process.ask(SIMPLE_GETTERS)
     codes = nvml_process.ask("codes(gpu(0))")
     assert len(codes) > 60
     assert codes.pop("nvmlDeviceGetUUID") == 0
@@ -357,7 +343,6 @@ def test_each_profile_is_a_whole_gpu(
     profile: str, make_fake_nvml: Callable[..., FakeNvml], start_nvml_process: Callable[..., Any]
 ) -> None:
     process = start_nvml_process(make_fake_nvml(2, profile))
-    process.ask(SIMPLE_GETTERS)
     supported = {name for name, code in process.ask("codes(gpu(1))").items() if code == 0}
     assert supported >= {
         "nvmlDeviceGetName",

@@ -1,11 +1,11 @@
-/* The getters whose answer is a number or a text: one line each. The rest is in records.c. */
+/* The getters whose answer is a number or a text: one line each. */
 #include <stdio.h>
 #include <string.h>
 
 #include "state.h"
 
-/* Key by key: getter(device, *number...). Where the key has fewer numbers than the getter has
- * answers (`ecc_mode 1`: current and pending), the first one counts for all. */
+/* getter(device, *number) or getter(device, *number, *number). Where the key has one number and
+ * the getter two answers (`ecc_mode 1`: current and pending), it counts for both. */
 static int read_numbers(const char *function, nvmlDevice_t handle, const char *key, int count,
                         nvmlU64 *numbers)
 {
@@ -14,10 +14,8 @@ static int read_numbers(const char *function, nvmlDevice_t handle, const char *k
     if (code)
         return code;
     code = numbers_of(&device, key, 1, numbers);
-    for (int i = 1; i < count && !code; i++)
-        numbers[i] = numbers[0];
-    if (!code && count > 1)
-        numbers_of(&device, key, count, numbers);
+    if (!code && count == 2 && numbers_of(&device, key, 2, numbers))
+        numbers[1] = numbers[0];
     leave();
     return code;
 }
@@ -254,19 +252,3 @@ SAMPLED(nvmlDeviceGetEncoderUtilization, "encoder_percent")
 SAMPLED(nvmlDeviceGetDecoderUtilization, "decoder_percent")
 SAMPLED(nvmlDeviceGetJpgUtilization, "jpeg_percent")
 SAMPLED(nvmlDeviceGetOfaUtilization, "ofa_percent")
-
-API int nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned *correctable,
-                                  unsigned *uncorrectable, unsigned *pending, unsigned *failure)
-{
-    nvmlU64 numbers[4];
-    if (!correctable || !uncorrectable || !pending || !failure)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    int code = read_numbers(__func__, device, "remapped_rows", 4, numbers);
-    if (!code) {
-        *correctable = (unsigned)numbers[0];
-        *uncorrectable = (unsigned)numbers[1];
-        *pending = (unsigned)numbers[2];
-        *failure = (unsigned)numbers[3];
-    }
-    return code;
-}

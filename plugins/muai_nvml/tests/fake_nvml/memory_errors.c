@@ -63,6 +63,27 @@ API int nvmlDeviceGetSramEccErrorStatus(nvmlDevice_t handle, nvmlEccSramErrorSta
     return code;
 }
 
+API int nvmlDeviceGetRemappedRows(nvmlDevice_t handle, unsigned *correctable,
+                                  unsigned *uncorrectable, unsigned *pending, unsigned *failure)
+{
+    struct device device;
+    nvmlU64 rows[4];
+    if (!correctable || !uncorrectable || !pending || !failure)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    int code = pass_device(__func__, handle, &device);
+    if (code)
+        return code;
+    code = numbers_of(&device, "remapped_rows", 4, rows);
+    leave();
+    if (code)
+        return code;
+    *correctable = (unsigned)rows[0];
+    *uncorrectable = (unsigned)rows[1];
+    *pending = (unsigned)rows[2];
+    *failure = (unsigned)rows[3];
+    return NVML_SUCCESS;
+}
+
 API int nvmlDeviceGetRowRemapperHistogram(nvmlDevice_t handle,
                                           nvmlRowRemapperHistogramValues_t *out)
 {
