@@ -33,7 +33,7 @@ class _Ask(Struct):
     model: str | UnsetType | None = UNSET
     stream: bool | None = False
     #: Whatever it holds, it is for the engine to judge.
-    stream_options: Raw | None = None
+    stream_options: Raw = Raw()
 
 
 class _EngineError(Struct):

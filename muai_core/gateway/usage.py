@@ -40,10 +40,9 @@ def usage_of(body: bytes) -> Usage:
         raise ValueError(str(error)) from error
 
 
-def asks_for_usage(stream_options: Raw | None) -> bool:
-    """Whether a stream is to end with its usage; False when the options make no sense."""
-    if stream_options is None:
-        return False
+def asks_for_usage(stream_options: Raw) -> bool:
+    """Whether a stream is to end with its usage; False when there are no options, or they make no
+    sense."""
     try:
         return _stream_options.decode(stream_options).include_usage
     except _NOT_JSON:

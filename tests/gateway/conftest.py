@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from muai_core.gateway import FaultKind, Gateway, GatewaySettings
+from muai_core.gateway import FaultKind, Gateway, GatewaySettings, Tracing
 from muai_core.model.requests import RequestRecord
 from muai_core.model.routing import ModelState, ModelStatus, Route, RoutingTable
 
@@ -157,6 +157,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.finished: list[RequestRecord] = []
+        self.traced: list[RequestRecord] = []
         self.faults: list[tuple[str, int, FaultKind]] = []
 
     def request_finished(self, request: RequestRecord) -> None:
@@ -261,13 +262,21 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:
 
 @pytest.fixture
 async def open_door() -> AsyncIterator[Callable[..., Awaitable[Door]]]:
-    """Starts gateways: `await open_door(**settings)`, or with `health=`."""
+    """Starts gateways: `await open_door(**settings)`, or with `health=`, or `trace_ratio=`."""
     doors: list[Door] = []
 
-    async def start(health: Any = None, observer: Any = None, **settings: Any) -> Door:
+    async def start(
+        health: Any = None,
+        observer: Any = None,
+        trace_ratio: float | None = None,
+        **settings: Any,
+    ) -> Door:
         recorder = Recorder()
         gateway = Gateway(
-            GatewaySettings(port=0, **settings), observer=observer or recorder, health=health
+            GatewaySettings(port=0, **settings),
+            observer=observer or recorder,
+            health=health,
+            tracing=None if trace_ratio is None else Tracing(trace_ratio, recorder.traced.append),
         )
         await gateway.start()
         session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
