@@ -16,7 +16,7 @@ Batch = tuple[Sequence[MetricFamily], int]
 
 SPANS_PER_REQUEST = 512
 #: How long the first span waits for others to travel with.
-GATHER_S = 1.0
+GATHER_S = 0.5
 #: Longest pause between two tries while the collector does not take spans.
 LONGEST_PAUSE_S = 30.0
 
@@ -105,6 +105,7 @@ class SpanDelivery:
         self._outages = outages
         self._changed = threading.Condition()
         self._queue: deque[RequestRecord] = deque()
+        self._in_flight = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="otel-spans", daemon=True)
         self._thread.start()
@@ -127,39 +128,51 @@ class SpanDelivery:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def waiting(self) -> int:
+        """Spans that the collector has not taken so far."""
+        with self._changed:
+            return len(self._queue) + self._in_flight
+
     def _run(self) -> None:
         pause_s = 0.0
         while batch := self._take(pause_s):
-            try:
-                self._exporter.send([_converted(self._convert, record) for record in batch])
-            except ExportFailed as failure:
-                self._outages.failed("traces", failure)
-                if not failure.transient:
-                    self._outages.lost_spans(len(batch))
-                    pause_s = 0.0
-                    continue
-                self._put_back(batch)
-                if self._stopping:
-                    return
-                pause_s = min(max(1.0, 2 * pause_s), LONGEST_PAUSE_S)
-            else:
-                self._outages.worked("traces")
+            failure = self._send(batch)
+            if failure is None or not failure.transient:
                 pause_s = 0.0
+                continue
+            self._put_back(batch)
+            if self._stopping:
+                return
+            pause_s = min(max(1.0, 2 * pause_s), LONGEST_PAUSE_S)
+
+    def _send(self, batch: Sequence[RequestRecord]) -> ExportFailed | None:
+        try:
+            self._exporter.send([_converted(self._convert, record) for record in batch])
+        except ExportFailed as failure:
+            self._outages.failed("traces", failure)
+            if not failure.transient:
+                self._outages.lost_spans(len(batch))
+            return failure
+        self._outages.worked("traces")
+        return None
 
     def _take(self, pause_s: float) -> list[RequestRecord]:
         """The oldest records, after a pause and some gathering; empty: stopping, none wait."""
         with self._changed:
+            self._in_flight = 0
             self._changed.wait_for(lambda: self._stopping, pause_s)
             self._changed.wait_for(lambda: self._stopping or self._queue)
             self._changed.wait_for(
                 lambda: self._stopping or len(self._queue) >= SPANS_PER_REQUEST, GATHER_S
             )
             count = min(len(self._queue), SPANS_PER_REQUEST)
+            self._in_flight = count
             return [self._queue.popleft() for _ in range(count)]
 
     def _put_back(self, batch: Sequence[RequestRecord]) -> None:
         with self._changed:
             self._queue.extendleft(reversed(batch))
+            self._in_flight = 0
             self._shrink()
 
     def _shrink(self) -> None:

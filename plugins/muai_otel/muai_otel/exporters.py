@@ -207,7 +207,8 @@ def _grpc_reason(code: StatusCode, details: str, timeout_s: float) -> str:
     if code is StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {timeout_s:g} s"
     # "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:4317: Failed ..."
-    return _short(f"{code.name}: {details.rpartition('last error: ')[2]}")
+    innermost = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+    return _short(f"{code.name}: {innermost}")
 
 
 def _in_words(error: BaseException) -> str:

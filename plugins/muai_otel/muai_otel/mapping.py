@@ -25,7 +25,6 @@ IDENTITY: Mapping[str, str] = {
     "name": "hw.model",
     "vendor": "hw.vendor",
     "driver_version": "hw.driver_version",
-    "serial_number": "hw.serial_number",
     "parent_uuid": "hw.parent",
     "node": "muai.node",
 }

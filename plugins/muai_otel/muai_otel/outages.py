@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from muai_otel.exporters import ExportFailed
 from muai_otel.settings import Collector, Signal
@@ -19,7 +18,7 @@ class Outages:
     """
 
     def __init__(self, collectors: Iterable[Collector]) -> None:
-        self._endpoints = {one.signal: one.endpoint for one in collectors}
+        self._collectors = {one.signal: one for one in collectors}
         self._lock = threading.Lock()
         #: Signal → what is out: the address of the collector, and the signal if only that one.
         self._out: dict[Signal, tuple[str, ...]] = {}
@@ -27,6 +26,7 @@ class Outages:
         self._spans_lost = 0
         self._lost_before = 0
         self._told_of_loss = False
+        self._closed = False
 
     @property
     def reason(self) -> str | None:
@@ -42,23 +42,23 @@ class Outages:
 
     def failed(self, signal: Signal, failure: ExportFailed) -> None:
         """A batch was not taken."""
-        endpoint = self._endpoints[signal]
-        address = urlsplit(endpoint).netloc
-        out = (address,) if failure.transient else (address, signal)
+        collector = self._collectors[signal]
+        out = (collector.address,) if failure.transient else (collector.address, signal)
         with self._lock:
-            news = signal not in self._out and out not in self._out.values()
+            known = signal in self._out or out in self._out.values()
+            news = not known and not self._closed
             if not self._out:
                 self._lost_before = self._spans_lost
             self._out.setdefault(signal, out)
-            self._reason = f"{endpoint}: {failure}"
+            self._reason = f"{collector.endpoint}: {failure}"
         if news and failure.transient:
             logger.warning(
                 "otel cannot deliver to %s: %s; it keeps trying, and spans wait meanwhile",
-                endpoint,
+                collector.address,
                 failure,
             )
         elif news:
-            logger.warning("otel: %s refuses %s: %s", endpoint, signal, failure)
+            logger.warning("otel: %s refuses %s: %s", collector.endpoint, signal, failure)
 
     def worked(self, signal: Signal) -> None:
         """A batch was taken."""
@@ -70,7 +70,7 @@ class Outages:
                 self._lost_before = self._spans_lost
         if over:
             loss = f"; {lost} spans were lost meanwhile" if lost else ""
-            logger.warning("otel delivers to %s again%s", self._endpoints[signal], loss)
+            logger.warning("otel delivers to %s again%s", self._collectors[signal].address, loss)
 
     def lost_spans(self, count: int) -> None:
         """Spans were dropped: the queue was full, or the collector did not want them."""
@@ -82,5 +82,12 @@ class Outages:
             logger.warning(
                 "otel drops spans: requests end faster than %s takes them; "
                 "raise max_queued_spans or lower sample_ratio (further losses are only counted)",
-                self._endpoints["traces"],
+                self._collectors["traces"].address,
             )
+
+    def close(self, spans_left: int) -> None:
+        """The end: tells what stays behind, and nothing more after that."""
+        with self._lock:
+            self._closed = True
+        if spans_left:
+            logger.warning("otel: %d spans could not be delivered before the end", spans_left)

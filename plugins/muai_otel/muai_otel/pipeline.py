@@ -83,6 +83,7 @@ class Pipeline:
         deadline_s = time.monotonic() + BREAK_OFF_S
         for delivery in deliveries:
             delivery.join(max(0.0, deadline_s - time.monotonic()))
+        self._outages.close(0 if self._spans is None else self._spans.waiting())
 
     def _spans_lost(self) -> MetricFamily:
         return MetricFamily(

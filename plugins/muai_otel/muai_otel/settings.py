@@ -5,6 +5,7 @@ An option of the config wins over an OTEL_* variable; of those, the one for a si
 read: the specification counts it in milliseconds, the Python SDK in seconds.
 """
 
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,12 @@ class Collector(Struct, frozen=True, kw_only=True):
     gzip: bool
     timeout_s: float
 
+    @property
+    def address(self) -> str:
+        """The collector without the signal's path, for people."""
+        parts = urlsplit(self.endpoint)
+        return f"{parts.scheme}://{parts.netloc}"
+
     def __repr__(self) -> str:
         return f"Collector({self.signal} to {self.endpoint}, headers {sorted(self.headers)})"
 
@@ -51,7 +58,7 @@ def collector(options: OtelOptions, signal: Signal, environ: Mapping[str, str]) 
     """
     protocol = options.protocol or _protocol(signal, environ)
     endpoint, tls = _endpoint(options, signal, protocol, environ)
-    return Collector(
+    found = Collector(
         signal=signal,
         protocol=protocol,
         endpoint=endpoint,
@@ -65,6 +72,9 @@ def collector(options: OtelOptions, signal: Signal, environ: Mapping[str, str]) 
         gzip=_compression(options, signal, environ) == "gzip",
         timeout_s=options.timeout_s,
     )
+    if tls:
+        _check_certificates(found)
+    return found
 
 
 def export_interval_s(options: OtelOptions, environ: Mapping[str, str]) -> float:
@@ -186,3 +196,18 @@ def _file(option: str | None, environ: Mapping[str, str], signal: Signal, name: 
             return str(path)
     except OSError as error:
         raise SinkError(f"{where}: cannot read {path}: {error.strerror}") from None
+
+
+def _check_certificates(collector: Collector) -> None:
+    """The exporters would fail with every batch, and not say why."""
+    context = ssl.create_default_context()
+    try:
+        file = collector.certificate_file
+        if file is not None:
+            context.load_verify_locations(file)
+        file = collector.client_certificate_file
+        if file is not None:
+            context.load_cert_chain(file, collector.client_key_file)
+    except ssl.SSLError as error:
+        reason = error.reason or error.strerror
+        raise SinkError(f"sinks.otel: {file} is no PEM certificate that fits: {reason}") from None

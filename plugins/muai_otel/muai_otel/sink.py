@@ -1,12 +1,13 @@
 """The sink: hands everything on to threads of its own. Imports the SDK only when opened."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from muai_core.model.metrics import MetricFamily
 from muai_core.model.requests import RequestRecord
-from muai_core.plugin.metric_sink import MetricSink
+from muai_core.plugin.metric_sink import MetricSink, SinkUnavailable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -36,7 +37,9 @@ class OtelSink(MetricSink):
         Raises SinkError for a file that cannot be read or an OTEL_* variable that makes no sense.
         """
         from muai_otel.config import OtelOptions
-        from muai_otel.pipeline import Pipeline
+
+        with _quiet_grpc():
+            from muai_otel.pipeline import Pipeline
 
         self._pipeline = Pipeline(OtelOptions.model_validate(options), os.environ)
 
@@ -47,8 +50,15 @@ class OtelSink(MetricSink):
         return next(iter(self._pipeline.collectors.values())).endpoint
 
     def publish(self, families: Sequence[MetricFamily]) -> None:
-        if self._pipeline is not None:
-            self._pipeline.publish(families)
+        """Leave the batch to be delivered.
+
+        Raises SinkUnavailable while the collector does not take what was sent before.
+        """
+        if self._pipeline is None:
+            return
+        self._pipeline.publish(families)
+        if (failure := self._pipeline.failure) is not None:
+            raise SinkUnavailable(failure)
 
     def trace(self, requests: Sequence[RequestRecord]) -> None:
         if self._pipeline is not None:
@@ -58,3 +68,20 @@ class OtelSink(MetricSink):
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
+
+
+@contextmanager
+def _quiet_grpc() -> Iterator[None]:
+    """gRPC's core writes to standard error past Python's logging, unless this is set when it loads.
+
+    A value of the user's stays. Ours is taken back: it is for this process only.
+    """
+    name = "GRPC_VERBOSITY"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "NONE"
+    try:
+        yield
+    finally:
+        del os.environ[name]
