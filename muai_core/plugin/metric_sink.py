@@ -13,6 +13,13 @@ class SinkError(Exception):
     """A sink cannot start; the text says what is wrong and what to do."""
 
 
+class SinkUnavailable(Exception):
+    """What the sink passes things on to is away, and the sink's own log line told so.
+
+    Raised from `publish`, it shows the sink as failing, with this text, and is not logged again.
+    """
+
+
 class MetricSink(Configurable, ABC):
     """A driver that passes metrics on. It lives in a thread of its own, away from the controller.
 

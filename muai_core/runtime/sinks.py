@@ -18,7 +18,7 @@ from msgspec import Struct
 from muai_core.model.metrics import MetricFamily
 from muai_core.model.requests import RequestRecord
 from muai_core.planning.wording import described
-from muai_core.plugin.metric_sink import MetricSink, SinkError
+from muai_core.plugin.metric_sink import MetricSink, SinkError, SinkUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +231,8 @@ class SinkRunner:
         with self._news:
             self._failing.add(doing)
             self._last_failure = _in_words(error)
+        if isinstance(error, SinkUnavailable):
+            return
         frame = traceback.extract_tb(error.__traceback__)[-1]
         kind = (doing, type(error).__name__, frame.filename, str(frame.lineno))
         if kind not in self._logged:

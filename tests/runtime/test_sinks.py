@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from muai_core.model.metrics import MetricFamily, MetricPoint
-from muai_core.plugin.metric_sink import MetricSink, SinkError
+from muai_core.plugin.metric_sink import MetricSink, SinkError, SinkUnavailable
 from muai_core.runtime.sinks import SinkRunner, SinkRunners
 
 DEADLINE_S = 60.0
@@ -211,6 +211,18 @@ def test_another_failure_is_logged_again(opened: Opened, caplog: pytest.LogCaptu
             wait_until(lambda number=number: runner.status().batches_dropped == number + 1)
         runner.close(DEADLINE_S)
     assert len(caplog.records) == 2
+
+
+def test_a_sink_that_told_of_its_failure_itself_is_shown_but_not_logged(
+    opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = opened(Failing("publish", lambda: SinkUnavailable("http://c:4317: refused")))
+    runner.offer(batch(1))
+    wait_until(lambda: runner.status().batches_dropped == 1)
+    status = runner.status()
+    assert status.state == "failing"
+    assert "http://c:4317: refused" in (status.last_failure or "")
+    assert not caplog.records
 
 
 def test_a_sink_that_cannot_start_says_why_in_its_own_words() -> None:
