@@ -1,7 +1,9 @@
 """What must hold after every step. Checked by tests, by `muai replay` and by the simulator."""
 
+from muai_core.control import health, tally
 from muai_core.control.lifecycle import HOLDS_DEVICES, ReplicaState
-from muai_core.control.state import Replica, State
+from muai_core.control.state import DeviceRecord, Replica, State
+from muai_core.model.health import Health
 
 #: States in which the plane has asked for something and must not wait for ever.
 _HAS_DEADLINE = HOLDS_DEVICES - {ReplicaState.READY} | {ReplicaState.BACKOFF}
@@ -16,6 +18,10 @@ def violations(state: State) -> list[str]:
         *_routes_lead_to_ready_replicas(state),
         *_no_more_than_desired(state),
         *_nobody_waits_for_ever(state),
+        *_health_follows_from_the_findings(state),
+        *_absent_means_vanished(state),
+        *_a_host_fault_is_on_all_its_devices(state),
+        *_devices_remember_within_bounds(state),
     ]
 
 
@@ -91,3 +97,55 @@ def _nobody_waits_for_ever(state: State) -> list[str]:
         for replica in state.replicas.values()
         if (replica.due_at_s is not None) != (replica.state in _HAS_DEADLINE)
     ]
+
+
+def _health_follows_from_the_findings(state: State) -> list[str]:
+    found = []
+    for uuid, record in state.devices.items():
+        condition = record.condition
+        worst = health.decisive(condition)
+        expected = (Health.HEALTHY, None) if worst is None else (worst.severity, worst.reason)
+        if (condition.state, condition.cause) != expected:
+            found.append(f"{uuid} is {condition.state} ({condition.cause}), expected {expected}")
+        if condition.since_s > state.now_s:
+            found.append(f"{uuid} is {condition.state} since a time to come")
+        test = condition.self_test
+        if test is not None and (test.verdict is None) != (test.ended_at_s is None):
+            found.append(f"{uuid}: its self-test has ended and has not")
+    return found
+
+
+def _absent_means_vanished(state: State) -> list[str]:
+    return [
+        f"{uuid} is {'present' if record.present else 'absent'}, its findings say otherwise"
+        for uuid, record in state.devices.items()
+        if record.present == (health.VANISHED in _open_kinds(record))
+    ]
+
+
+def _a_host_fault_is_on_all_its_devices(state: State) -> list[str]:
+    found = []
+    for uuid, record in state.devices.items():
+        source = state.sources.get(record.source)
+        faulty = source is not None and source.fault is not None
+        if faulty != (health.HOST_FAULT in _open_kinds(record)):
+            found.append(f"{uuid} and its source {record.source} disagree about a host fault")
+    return found
+
+
+def _open_kinds(record: DeviceRecord) -> list[str]:
+    return [one.finding.kind for one in record.condition.open]
+
+
+def _devices_remember_within_bounds(state: State) -> list[str]:
+    found = []
+    for uuid, record in state.devices.items():
+        condition = record.condition
+        keys = [one.finding.key for one in condition.open]
+        if len(set(keys)) != len(keys) or len(keys) > health.MOST_OPEN:
+            found.append(f"{uuid} has {len(keys)} open findings of {len(set(keys))} keys")
+        if max(len(condition.counts) - 1, len(condition.bursts)) > tally.MOST_KEYS:
+            found.append(f"{uuid} counts {len(condition.counts)} keys")
+        if any(len(times) > tally.MOST_BURSTS for times in condition.bursts.values()):
+            found.append(f"{uuid} remembers too many bursts")
+    return found

@@ -34,8 +34,8 @@ def may_be_due(state: State, record: DeviceRecord) -> bool:
 def order(turn: Turn) -> None:
     """Ask for the self-tests that are due, of the devices whose inventory came in this step."""
     for uuid in turn.to_check:
-        record = turn.state.devices[uuid]
-        if record.present and record.device.kind == "gpu":
+        record = turn.state.devices.get(uuid)
+        if record is not None and record.present and record.device.kind == "gpu":
             _consider(turn, record)
     turn.to_check = {}
 
@@ -50,7 +50,7 @@ def _consider(turn: Turn, record: DeviceRecord) -> None:
         condition = _ended(condition, "inconclusive", "no outcome in time", state.now_s)
         record = state.devices[record.device.uuid] = structs.replace(record, condition=condition)
     free_bytes = free_for_test_bytes(state, record)
-    if free_bytes < settings.self_test_memory_bytes:
+    if state.shutting_down or free_bytes < settings.self_test_memory_bytes:
         return
     idle = not state.ledger.on(record.device.uuid)
     if not _due(condition, settings, state.now_s, idle=idle):

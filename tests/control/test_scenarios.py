@@ -97,7 +97,10 @@ class Scenario:
                 self.names[word] = rest
 
     def plane(self) -> ControlPlane:
-        settings = msgspec.convert({**self.settings, **self.names}, ControlSettings, strict=False)
+        options: dict[str, Any] = {**self.settings, **self.names}
+        health = [name for name in options if name.startswith("health.")]
+        options["health"] = {name.removeprefix("health."): options.pop(name) for name in health}
+        settings = msgspec.convert(options, ControlSettings, strict=False)
         return ControlPlane(
             settings, STRATEGIES[self.names["strategy"]], POLICIES[self.names["policy"]]
         )
