@@ -31,7 +31,10 @@ class Picture(Struct, frozen=True, kw_only=True):
 
     def remarks(self) -> list[str]:
         """What else people should know, a line each."""
-        return [*source_complaints(self.device_sources), *self.rejected, *self.absences]
+        absences = list(self.absences)
+        if absences and not any(device["kind"] == "gpu" for device in self.devices):
+            absences[-1] += "; models run on the CPU"
+        return [*source_complaints(self.device_sources), *self.rejected, *absences]
 
 
 def fault_lines(sources: View) -> list[str]:

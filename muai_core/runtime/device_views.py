@@ -16,7 +16,7 @@ from muai_core.telemetry.device_catalogue import POWER_LIMIT, TEMPERATURE_LIMIT
 View = dict[str, Any]
 
 #: What happens at a temperature, the mildest first: the first that a device tells is its limit.
-_TEMPERATURE_LIMITS = ("gpu_max", "slowdown", "memory_max", "shutdown")
+_TEMPERATURE_LIMITS = ("gpu_max", "slowdown", "shutdown")
 
 
 def devices_report(
