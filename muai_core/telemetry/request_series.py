@@ -16,6 +16,7 @@ class RequestSeries:
         self._queue = registry.histogram(catalogue.REQUEST_QUEUE, model)
         self._first_token = registry.histogram(catalogue.TIME_TO_FIRST_TOKEN, model)
         self._per_token = registry.histogram(catalogue.TIME_PER_OUTPUT_TOKEN, model)
+        self._tokens: dict[str, Value] = {}
         self._retries = registry.value(catalogue.REQUEST_RETRIES, model)
 
     def count(self, request: RequestRecord) -> None:
@@ -36,12 +37,17 @@ class RequestSeries:
                 self._per_token.observe(per_token_s)
         if request.retries:
             self._retries.add(request.retries)
-        self._count_tokens("prompt", request.prompt_tokens)
-        self._count_tokens("completion", request.completion_tokens)
+        if request.prompt_tokens:
+            self._count_tokens("prompt", request.prompt_tokens)
+        if request.completion_tokens:
+            self._count_tokens("completion", request.completion_tokens)
 
-    def _count_tokens(self, kind: str, tokens: int | None) -> None:
-        if tokens:
-            self._registry.value(catalogue.REQUEST_TOKENS, self._model, kind).add(tokens)
+    def _count_tokens(self, kind: str, tokens: int) -> None:
+        value = self._tokens.get(kind)
+        if value is None:
+            metric = catalogue.REQUEST_TOKENS
+            value = self._tokens[kind] = self._registry.value(metric, self._model, kind)
+        value.add(tokens)
 
 
 def request_count(registry: Registry, model: str, request: RequestRecord) -> Value:
