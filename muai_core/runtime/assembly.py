@@ -7,6 +7,7 @@ from muai_core.config.loaded import LoadedConfig
 from muai_core.control import events as ev
 from muai_core.control.plane import ControlPlane
 from muai_core.gateway.settings import GatewaySettings
+from muai_core.gateway.tracing import Tracing
 from muai_core.model.device import Platform
 from muai_core.plugin.device_source import DeviceSource
 from muai_core.plugin.metric_sink import MetricSink
@@ -14,6 +15,7 @@ from muai_core.runtime.bring_up import StageDeadlines
 from muai_core.runtime.executor import EngineRunner
 from muai_core.runtime.ports import PortAllocator
 from muai_core.runtime.resolution import Resolved
+from muai_core.runtime.sinks import SinkRunners
 
 
 def device_sources(loaded: LoadedConfig) -> dict[DeviceSource, Mapping[str, Any]]:
@@ -60,6 +62,12 @@ def gateway_settings(loaded: LoadedConfig) -> GatewaySettings:
     if section.api_keys_file is not None:
         values["api_keys_file"] = str(loaded.path(section.api_keys_file))
     return GatewaySettings(**values)
+
+
+def tracing(sinks: SinkRunners) -> Tracing | None:
+    """How requests are traced; None when no sink wants them."""
+    ratio = sinks.trace_sample_ratio
+    return None if ratio is None else Tracing(ratio, sinks.record)
 
 
 def stage_deadlines(loaded: LoadedConfig) -> StageDeadlines:

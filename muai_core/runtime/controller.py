@@ -140,6 +140,7 @@ class Controller:
                 assembly.gateway_settings(self._loaded),
                 observer=self._gateway_meter,
                 health=self._health,
+                tracing=assembly.tracing(self.sinks),
             )
             await self.gateway.start()
             stack.push_async_callback(self.gateway.stop)
