@@ -10,6 +10,7 @@ import pytest
 
 from muai_core.cli.main import COMMANDS
 from muai_core.cli.replay import Replayed
+from muai_core.model.device import DeviceLink
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
@@ -96,6 +97,16 @@ def test_the_json_of_lists_is_documented(muai_json: Any) -> None:
     assert_documented("plugins[]", muai_json("plugins")[0])
     for key in muai_json("version"):
         assert f"`{key}`" in section("version")
+
+
+def test_the_json_of_unwell_devices_is_documented(muai_json: Any, fleet_config: Any) -> None:
+    failed = muai_json("devices", fleet_config(PLAN))[3]
+    assert_documented("devices[]", failed)
+    assert_documented("devices[].findings[]", failed["findings"][0])
+
+
+def test_the_json_of_links_is_documented() -> None:
+    assert documented("links[]") == {"source", *DeviceLink.__struct_fields__}
 
 
 def test_the_json_of_config_commands_is_documented(muai_json: Any, fleet_config: Any) -> None:

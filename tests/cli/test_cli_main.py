@@ -80,7 +80,11 @@ def test_short_commands_import_neither_torch_nor_servers(
         [sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True
     )
     imported = set(done.stderr.rpartition("modules")[2].split())
-    assert not imported & {"torch", "transformers", "aiohttp", "rich", "pydantic"}
+    heavy = {"torch", "transformers", "aiohttp", "rich", "pydantic"}
+    if arguments[0] == "devices":
+        # An installed device source checks its options when it is opened.
+        heavy.remove("pydantic")
+    assert not imported & heavy
 
 
 def test_a_mistyped_command_is_told_the_nearest(muai: Any) -> None:

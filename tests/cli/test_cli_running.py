@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,57 @@ def test_devices_are_those_of_the_controller(running: Controller) -> None:
     assert [device["node"] for device in devices] == ["box"] * 4
     assert devices[0]["memory_claimed_bytes"] == 40 * 1024**3
     assert devices[0]["memory_own_bytes"] == 40 * 1024**3
+
+
+def test_the_replicas_on_a_device_are_told(running: Controller) -> None:
+    devices = json.loads(running.muai("devices", "--json").stdout)
+    assert [device["replicas"] for device in devices] == [["chat.0"], ["chat.0"], [], []]
+    table = running.muai("devices").stdout
+    assert "chat.0" in table.splitlines()[1]
+
+
+def test_a_watch_sees_with_the_eyes_of_the_controller(running: Controller) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "muai_core.cli.main", "devices", "--watch", "--interval", "0.1"],
+        env=running.environ,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watch:
+        assert watch.stdout is not None
+        first = watch.stdout.readline()
+        watch.send_signal(signal.SIGINT)
+        watch.communicate(timeout=DEADLINE_S)
+    assert f"as the controller (pid {running.process.pid}) sees them" in first
+    assert watch.returncode == 0
+
+
+def test_the_topology_is_that_of_the_controller(running: Controller) -> None:
+    done = running.muai("devices", "--topology")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("node box\n")
+    assert json.loads(running.muai("devices", "--topology", "--json").stdout) == []
+
+
+def test_the_endpoint_tells_the_health_of_the_devices(running: Controller) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{running.port}/health", timeout=30) as answer:
+        devices = json.load(answer)["devices"]
+    assert [device["label"] for device in devices] == ["0", "1", "2", "3"]
+    told = {(device["health"], device["health_reason"], device["advice"]) for device in devices}
+    assert told == {("healthy", None, None)}
+
+
+def test_a_device_is_reinstated(running: Controller) -> None:
+    done = running.muai("reinstate", "box/gpu3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("box/gpu3 is reinstated; it was healthy.")
+    told = json.loads(running.muai("reinstate", "3", "--json").stdout)
+    assert (told["label"], told["health"]) == ("3", "healthy")
+
+
+def test_an_unknown_device_is_not_reinstated(running: Controller) -> None:
+    done = running.muai("reinstate", "gpu9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there are: box/gpu0, box/gpu1, box/gpu2, box/gpu3" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("--now",)])
