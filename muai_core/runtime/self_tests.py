@@ -246,14 +246,15 @@ def read_result(stdout: str, stderr: str, ended: Exit) -> SelfTestResult:
     Raises NothingProven when that is not a result, and when a process that calls the device well
     did not itself end well.
     """
-    rows = stdout.strip().splitlines()
-    if not rows:
+    # Not splitlines: JSON may have other separators of lines in its texts.
+    last_line = stdout.strip().rpartition("\n")[2]
+    if not last_line:
         last_words = (stderr.strip().splitlines() or ["without a word"])[-1]
         raise NothingProven(f"it {ended.words} and printed no result: {last_words}")
     try:
-        result = msgspec.json.decode(rows[-1], type=_StrictResult)
-    except msgspec.MsgspecError as error:
-        text = one_line(rows[-1], 100)
+        result = msgspec.json.decode(last_line, type=_StrictResult)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        text = one_line(last_line, 100)
         raise NothingProven(f"its last line is not a result ({error}): {text}") from error
     if result.finding is not None and result.inconclusive is not None:
         raise NothingProven("it has a finding and calls itself inconclusive")

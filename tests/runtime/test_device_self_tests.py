@@ -1,6 +1,7 @@
 """Self-tests of devices: what counts, what proves nothing, and that nothing is left behind."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from replica_programs import DEADLINE_S, is_alive, until
 
 from muai_core.control.actions import CheckDevice
@@ -22,8 +25,8 @@ from muai_core.model.device import Device, Inventory
 from muai_core.model.health import Finding, Health
 from muai_core.plugin.device_source import DeviceSource, SelfTest, SelfTestResult
 from muai_core.runtime.orphans import Marker, reclaim_orphans
-from muai_core.runtime.process import Release, ReplicaProcess
-from muai_core.runtime.self_tests import SelfTests
+from muai_core.runtime.process import Exit, Release, ReplicaProcess
+from muai_core.runtime.self_tests import NothingProven, SelfTests, read_result
 
 GIB = 2**30
 FINDING = Finding(
@@ -125,8 +128,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 async def test_a_passed_test_has_neither_a_finding_nor_an_excuse(bench: Bench) -> None:
-    told = await bench.checked(bench.printing(SelfTestResult(detail="all\nwell")))
-    assert told == DeviceChecked(uuid="GPU-a", check=1, detail="all well")
+    told = await bench.checked(bench.printing(SelfTestResult(detail="all\n\u2028is\x85well")))
+    assert told == DeviceChecked(uuid="GPU-a", check=1, detail="all is well")
 
 
 async def test_a_finding_is_told_even_when_the_process_dies_of_it(bench: Bench) -> None:
@@ -236,6 +239,25 @@ async def test_ordering_it_twice_runs_it_once(bench: Bench) -> None:
 )
 async def test_anything_but_a_result_proves_nothing(bench: Bench, source: str, reason: str) -> None:
     assert reason in await bench.unproven(bench.program(source))
+
+
+NESTED = '{"finding": {"x": ' + "[" * 200_000
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("finding"), inner),
+)
+
+
+@example(NESTED)
+@given(st.text() | JSON.map(json.dumps))
+def test_no_text_passes_by_accident(text: str) -> None:
+    try:
+        result = read_result(text, "", Exit(status=0))
+    except NothingProven:
+        return
+    said = json.loads(text.strip().split("\n")[-1])
+    assert set(said) <= {"finding", "inconclusive", "detail"}
+    assert (result.finding is None) == (said.get("finding") is None)
 
 
 async def test_a_finding_and_an_excuse_at_once_prove_nothing(bench: Bench) -> None:
