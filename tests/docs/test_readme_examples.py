@@ -8,10 +8,12 @@ import pytest
 import muai_core
 from muai_core import builtin
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, Health
+from muai_core.model.device import Device
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
+from muai_core.model.health import Health
 from muai_core.plugin.loading import KINDS
 from muai_core.plugin.recovery import GiveUp, ReplicaLoss, RestartAfter
+from muai_core.runtime.observation import DeviceWatch
 
 ROOT = Path(__file__).parents[2]
 GIB = 1024**3
@@ -84,6 +86,15 @@ def test_the_policy_of_the_docs_gives_up_after_three_failures(tmp_path: Path) ->
 
     assert isinstance(decide(2), RestartAfter)
     assert isinstance(decide(3), GiveUp)
+
+
+def test_the_device_source_of_the_docs_sees_a_degraded_device(tmp_path: Path) -> None:
+    (tmp_path / "npu.py").write_text(example("docs/plugins.md", "muai_device_sources"))
+    source = builtin.load([tmp_path / "npu.py"], {}).device_sources["npu"]
+    watch = DeviceWatch({source: {}})
+    (record,) = watch.look().devices.values()
+    watch.close()
+    assert (record.health, record.health_reason) == (Health.DEGRADED, "98 °C")
 
 
 @pytest.mark.parametrize("hook", list(KINDS))
