@@ -45,9 +45,7 @@ class Converter:
             form = form_of(family)
             description = form.description or family.help
             points = metrics.setdefault(form.name, (form, description, []))[2]
-            for point in family.points:
-                amount = float(point.count) if family.kind == "histogram" else point.value
-                series = self._table.find(family, form, point, amount, at_ns)
+            for point, series in self._table.find(family, form, at_ns):
                 if series.key not in sent:
                     sent.add(series.key)
                     points.append(_data_point(form, series, point, at_ns))

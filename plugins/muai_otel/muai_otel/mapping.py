@@ -84,7 +84,8 @@ _LIMIT = Attribute(
 )
 _STATE = Attribute("hw.state", {"healthy": "ok", "suspect": "predicted_failure"})
 _MODEL = Attribute("gen_ai.request.model")
-_OPERATION = Attribute("gen_ai.operation.name")
+#: The conventions require an operation; these metrics count chats and text completions together.
+_ANY_OPERATION = {"gen_ai.operation.name": "inference"}
 #: Who answers is MuAI, whatever engine is behind it.
 PROVIDER = {"gen_ai.provider.name": "muai"}
 
@@ -105,8 +106,8 @@ def _server_histogram(name: str) -> Form:
         name=f"gen_ai.server.{name}",
         unit="s",
         instrument="histogram",
-        attributes={"model": _MODEL, "operation": _OPERATION},
-        constants=PROVIDER,
+        attributes={"model": _MODEL},
+        constants={**PROVIDER, **_ANY_OPERATION},
     )
 
 

@@ -39,7 +39,7 @@ def test_every_metric_has_a_form(metric: Metric) -> None:
         return
     wanted = {"gauge": {"gauge", "updowncounter"}}.get(metric.kind, {metric.kind})
     assert form.instrument in wanted
-    assert set(form.attributes) <= {*metric.labels, "operation"}
+    assert set(form.attributes) <= set(metric.labels)
     told = {attribute.name for attribute in form.attributes.values()} | set(form.constants)
     untold = [label for label in metric.labels if label not in form.attributes]
     assert set(untold) <= {"gpu_id"}, f"{metric.name} has labels that no attribute stands for"

@@ -127,7 +127,11 @@ def test_request_metrics_follow_the_conventions_of_generative_ai(
     sink.publish([family(name, "histogram", point, labels=("model",)) for name in names])
     for name in names.values():
         attributes, got = only(collector, name)
-        assert attributes == {"gen_ai.request.model": "chat", "gen_ai.provider.name": "muai"}
+        assert attributes == {
+            "gen_ai.request.model": "chat",
+            "gen_ai.provider.name": "muai",
+            "gen_ai.operation.name": "inference",
+        }
         assert list(got.explicit_bounds) == [0.1, 0.5, 1.0]
         assert list(got.bucket_counts) == [2, 0, 3, 2]
         assert (got.count, got.sum) == (7, 9.5)
