@@ -1,11 +1,11 @@
 """What a scrape gets: the last batch, and the controller's own process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from muai_core.model.metrics import MetricFamily
+from muai_core.model.metrics import MetricFamily, MetricPoint
 from muai_prometheus.text import render
 
 
@@ -14,10 +14,10 @@ class Exposition:
 
     def __init__(self) -> None:
         self._families: Sequence[MetricFamily] = ()
-        self._process = CollectorRegistry()
-        ProcessCollector(registry=self._process)
-        #: The batch that was rendered last, in which format, and its text.
-        self._rendered: tuple[Sequence[MetricFamily], bool, bytes] | None = None
+        # Of a registry of its own: what other code of the process exposes is not MuAI's.
+        self._process = ProcessCollector(registry=CollectorRegistry())
+        #: By format: each family that was rendered last, by name, and its text.
+        self._texts: dict[bool, dict[str, tuple[MetricFamily, str]]] = {False: {}, True: {}}
 
     def publish(self, families: Sequence[MetricFamily]) -> None:
         """Replace the batch. Safe while another thread renders: that one keeps the old batch."""
@@ -25,15 +25,28 @@ class Exposition:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The body and its content type, in the best format that the `Accept` header names."""
-        encode, content_type = choose_encoder(accept)
+        _, content_type = choose_encoder(accept)
         openmetrics = content_type.startswith("application/openmetrics-text")
-        # The client library's text comes last: in OpenMetrics it brings the end mark.
-        return self._batch(openmetrics=openmetrics) + encode(self._process), content_type
+        parts = self._rendered((*self._families, *self._process_families()), openmetrics)
+        if openmetrics:
+            parts.append("# EOF\n")
+        return "".join(parts).encode(), content_type
 
-    def _batch(self, *, openmetrics: bool) -> bytes:
-        """Rendered once for all scrapers of one batch."""
-        families, rendered = self._families, self._rendered
-        if rendered is None or rendered[0] is not families or rendered[1] is not openmetrics:
-            rendered = (families, openmetrics, render(families, openmetrics=openmetrics).encode())
-            self._rendered = rendered
-        return rendered[2]
+    def _rendered(self, families: Sequence[MetricFamily], openmetrics: bool) -> list[str]:
+        """Families that are the same as in the last scrape, as most are, keep their text."""
+        before, now = self._texts[openmetrics], {}
+        for family in families:
+            known = before.get(family.name)
+            if known is None or known[0] != family:
+                known = (family, render(family, openmetrics=openmetrics))
+            now[family.name] = known
+        self._texts[openmetrics] = now
+        return [text for _, text in now.values()]
+
+    def _process_families(self) -> Iterator[MetricFamily]:
+        for metric in self._process.collect():
+            points = tuple(MetricPoint((), sample.value) for sample in metric.samples)
+            kind = "counter" if metric.type == "counter" else "gauge"
+            yield MetricFamily(
+                name=metric.name, kind=kind, help=metric.documentation, points=points
+            )

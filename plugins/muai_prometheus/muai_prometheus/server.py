@@ -113,6 +113,9 @@ class ScrapeHandler(BaseHTTPRequestHandler):
     server_version = "muai"
     sys_version = ""
     timeout = IDLE_TIMEOUT_S
+    # Head and body leave together: apart, the second may wait for the scraper's delayed ACK.
+    wbufsize = 2**16
+    disable_nagle_algorithm = True
     server: MetricsServer
 
     def do_GET(self) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from muai_prometheus import PrometheusSink, server
 from muai_prometheus.exposition import Exposition
+from muai_prometheus.text import render
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -238,20 +239,33 @@ class ByTheLibrary(Collector):
             yield metric
 
 
-def test_scrapers_of_one_batch_share_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    times: list[bool] = []
-    monkeypatch.setattr(
-        "muai_prometheus.exposition.render",
-        lambda families, *, openmetrics: times.append(openmetrics) or "",
-    )
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text"])
+def test_a_family_that_did_not_change_is_not_rendered_again(
+    accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[str] = []
+
+    def noted(family: MetricFamily, *, openmetrics: bool) -> str:
+        rendered.append(family.name)
+        return render(family, openmetrics=openmetrics)
+
+    monkeypatch.setattr("muai_prometheus.exposition.render", noted)
     exposition = Exposition()
-    for _ in range(3):
-        exposition.render("")
-    assert times == [False]
-    exposition.render("application/openmetrics-text")
-    exposition.publish([])
-    exposition.render("application/openmetrics-text")
-    assert times == [False, True, True]
+
+    def scraped(*families: MetricFamily) -> list[str]:
+        rendered.clear()
+        exposition.publish(families)
+        text = exposition.render(accept)[0].decode()
+        for family in families:
+            assert render(family, openmetrics=bool(accept)) in text
+        return [name for name in rendered if not name.startswith("process_")]
+
+    one, two = gauge("a", MetricPoint((), 1.0)), gauge("b", MetricPoint((), 1.0))
+    assert scraped(one, two) == ["a", "b"]
+    assert scraped(gauge("a", MetricPoint((), 1.0)), two) == []
+    assert scraped(gauge("a", MetricPoint((), 2.0)), two) == ["a"]
+    assert scraped(two) == []
+    assert scraped(one, two) == ["a"]
 
 
 def test_other_paths_and_methods(open_sink: Callable[..., PrometheusSink]) -> None:
