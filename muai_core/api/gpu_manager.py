@@ -19,6 +19,7 @@ from muai_core.control.self_tests import free_for_test_bytes
 from muai_core.control.state import ControlSettings, DeviceRecord, State
 from muai_core.model.placement import Unplaceable
 from muai_core.plugin.device_source import DeviceSource, SelfTestResult
+from muai_core.runtime.device_views import refusal_words
 from muai_core.runtime.observation import DeviceWatch, Sources
 
 #: Longer than any program lives.
@@ -260,7 +261,7 @@ class GPUManager:
         self, found: Unplaceable, tensor_parallel: int, pipeline_parallel: int
     ) -> AllocationError:
         reasons = {
-            self._ids[refusal.device]: refusal.message
+            self._ids[refusal.device]: refusal_words(self._watch.state, refusal)
             for refusal in found.refusals
             if refusal.device in self._ids
         }

@@ -11,6 +11,7 @@ from msgspec import to_builtins
 
 from muai_core.control.state import DeviceRecord, OpenFinding, SelfTestRecord, State
 from muai_core.model.device import Device, DeviceMeasurements, DeviceReading, HostFault
+from muai_core.model.placement import Refusal
 from muai_core.telemetry.device_catalogue import POWER_LIMIT, TEMPERATURE_LIMIT
 
 View = dict[str, Any]
@@ -123,6 +124,14 @@ def links_view(state: State) -> list[View]:
         for name, source in state.sources.items()
         for link in source.links
     ]
+
+
+def refusal_words(state: State, refusal: Refusal) -> str:
+    """Why a device was refused; when it is for its health, also what to do about it now."""
+    record = None if refusal.device is None else state.devices.get(refusal.device)
+    if record is None or refusal.filter != "health" or not record.condition.advice:
+        return refusal.message
+    return f"{refusal.message}; {record.condition.advice}"
 
 
 def ago_s(moment_s: float | None, now_s: float) -> float | None:

@@ -13,7 +13,7 @@ from muai_core.model.deployment import Deployment
 from muai_core.model.fleet import Fleet, PlacementRequest
 from muai_core.model.placement import Refusal
 from muai_core.planning.filters import eligible
-from muai_core.runtime.device_views import View, identity
+from muai_core.runtime.device_views import View, identity, refusal_words
 from muai_core.runtime.status import choices_view, model_facts, replica_view, replicas_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def _considered(state: State, deployment: Deployment, replica: Replica) -> Itera
             yield _verdict(identity(view.device), "chosen", None, None, claims[view.uuid])
         elif view.uuid in refused:
             refusal = refused[view.uuid]
-            yield _verdict(identity(view.device), "refused", refusal.filter, refusal.message)
+            words = refusal_words(state, refusal)
+            yield _verdict(identity(view.device), "refused", refusal.filter, words)
         else:
             message = _NOT_CHOSEN if claims else _ELIGIBLE
             yield _verdict(identity(view.device), "eligible", None, message)

@@ -7,7 +7,7 @@ from muai_core.control.lifecycle import HOLDS_DEVICES
 from muai_core.control.state import DeviceRecord, Replica, State
 from muai_core.model.deployment import Deployment
 from muai_core.model.placement import Refusal
-from muai_core.runtime.device_views import View, identity, sources_view
+from muai_core.runtime.device_views import View, identity, refusal_words, sources_view
 from muai_core.runtime.dry_run import DryRun
 from muai_core.runtime.status import choices_view, replicas_of
 
@@ -29,7 +29,7 @@ def plan_view(result: DryRun) -> View:
             view
             for name in state.deployments
             for replica in replicas_of(state, name)
-            if (view := _unplaced_view(replica)) is not None
+            if (view := _unplaced_view(state, replica)) is not None
         ],
         "device_sources": sources_view(state, result.now_s),
         "events_rejected": dict(state.rejected),
@@ -97,7 +97,7 @@ def _foreign_bytes(record: DeviceRecord) -> int | None:
     return record.foreign_bytes
 
 
-def _unplaced_view(replica: Replica) -> View | None:
+def _unplaced_view(state: State, replica: Replica) -> View | None:
     if replica.state in HOLDS_DEVICES:
         return None
     blocked = replica.blocked
@@ -105,10 +105,16 @@ def _unplaced_view(replica: Replica) -> View | None:
         "model": replica.deployment,
         "replica": replica.id,
         "summary": blocked.summary if blocked else replica.state.value,
-        "refusals": [refusal_view(refusal) for refusal in blocked.refusals] if blocked else [],
+        "refusals": [_refusal_view(state, refusal) for refusal in blocked.refusals]
+        if blocked
+        else [],
     }
 
 
-def refusal_view(refusal: Refusal) -> View:
+def _refusal_view(state: State, refusal: Refusal) -> View:
     """Why one device was refused; without a device it is about the whole fleet."""
-    return {"device": refusal.device, "filter": refusal.filter, "message": refusal.message}
+    return {
+        "device": refusal.device,
+        "filter": refusal.filter,
+        "message": refusal_words(state, refusal),
+    }

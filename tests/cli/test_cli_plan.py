@@ -82,7 +82,7 @@ def test_what_is_unplaced_as_json(muai: Any, fleet_config: Any) -> None:
         {
             "device": "GPU-fake-3",
             "filter": "health",
-            "message": "failed: fell off the bus (XID 79)",
+            "message": "failed: fell off the bus (XID 79); reboot the node",
         }
     ]
 

@@ -269,6 +269,63 @@ def test_an_unknown_device_is_not_reinstated(running: Controller) -> None:
     assert "there are: box/gpu0, box/gpu1, box/gpu2, box/gpu3" in done.stderr
 
 
+WOBBLY = """
+from pathlib import Path
+from muai_core import (
+    Device, DeviceReading, DeviceSource, Finding, Health, Inventory, hookimpl
+)
+
+LOST = Finding(kind="xid", code=79, severity=Health.FAILED, recovery="reboot",
+               reason="XID 79: fell off the bus", advice="reboot the node", clears="repaired")
+
+class Wobbly(DeviceSource):
+    name = "wobbly"
+    def observe(self, now_s):
+        device = Device(uuid="GPU-wobbly", node="box", index=0, kind="gpu", platform="simulated",
+                        name="W", memory_total_bytes=2**30)
+        lost = (Path(__file__).parent / "lost").exists()
+        reading = DeviceReading(uuid=device.uuid, findings=(LOST,) if lost else ())
+        return Inventory(source=self.name, observed_at_s=now_s, devices=(device,),
+                         readings=(reading,))
+
+@hookimpl
+def muai_device_sources():
+    return [Wobbly()]
+"""
+WOBBLY_CONFIG = """\
+gateway: {{port: {port}}}
+plugins: [wobbly.py]
+devices: {{sources: [wobbly], observe_interval_s: 0.1}}
+models: {{big: {{source: "simulated:big", engine: simulated, tensor_parallel_size: 8}}}}
+"""
+
+
+def test_a_failed_device_stays_failed_until_it_is_reinstated(tmp_path: Path) -> None:
+    (tmp_path / "wobbly.py").write_text(WOBBLY)
+    (tmp_path / "lost").touch()
+    with started(tmp_path, WOBBLY_CONFIG) as controller:
+
+        def device() -> Any:
+            with contextlib.suppress(client.NoController):
+                (found,) = client.get_devices(controller.state_dir).body["devices"] or [None]
+                return found
+            return None
+
+        lost = wait_until(device)
+        assert (lost["health"], lost["health_reason"], lost["advice"], lost["recovery"]) == (
+            *("failed", "XID 79: fell off the bus", "reboot the node", "reboot"),
+        )
+        assert [(one["kind"], one["present"]) for one in lost["findings"]] == [("xid", True)]
+        told = controller.muai("explain", "big").stdout
+        assert "failed: XID 79: fell off the bus; reboot the node" in told
+        (tmp_path / "lost").unlink()
+        wait_until(lambda: True if not device()["findings"][0]["present"] else None)
+        assert device()["health"] == "failed"
+        done = controller.muai("reinstate", "gpu0")
+        assert "it was failed, XID 79: fell off the bus" in done.stdout
+        wait_until(lambda: True if device()["health"] == "healthy" else None)
+
+
 @pytest.mark.parametrize("arguments", [(), ("--now",)])
 def test_stop_returns_when_the_controller_and_its_engines_are_gone(
     tmp_path: Path, arguments: tuple[str, ...]
