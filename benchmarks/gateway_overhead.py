@@ -109,7 +109,11 @@ def start_targets(stack: ExitStack, smg: str | None) -> list[Target]:
     engine_url = f"http://127.0.0.1:{engine_port}"
     commands = {
         name: [sys.executable, PARTS, part, "PORT", engine_url]
-        for name, part in (("MuAI gateway", "muai"), ("25 lines of aiohttp", "plain"))
+        for name, part in (
+            ("MuAI gateway", "muai"),
+            ("MuAI gateway, every request traced", "traced"),
+            ("25 lines of aiohttp", "plain"),
+        )
     }
     if smg is not None:
         flags = ["--worker-urls", engine_url, "--host", "127.0.0.1", "--port", "PORT"]

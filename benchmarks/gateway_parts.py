@@ -7,13 +7,18 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import uvloop
 from aiohttp import ClientSession, TCPConnector, web
 
-from muai_core.gateway import Gateway, GatewaySettings
+from muai_core.gateway import Gateway, GatewaySettings, Tracing
+from muai_core.model.metrics import MetricFamily
+from muai_core.model.requests import RequestRecord
 from muai_core.model.routing import ModelStatus, Route, RoutingTable
+from muai_core.plugin.metric_sink import MetricSink
+from muai_core.runtime.sinks import SinkRunners
 
 EVENTS = 64
 EVENT_INTERVAL_S = 0.02
@@ -84,8 +89,32 @@ async def run_engine(port: int) -> None:
     await server.serve_forever()
 
 
-async def run_muai(port: int, engine_url: str) -> None:
-    gateway = Gateway(GatewaySettings(port=port))
+class ForgettingSink(MetricSink):
+    """Takes every request and keeps none."""
+
+    name = "forgetting"
+
+    def trace_sample_ratio(self, options: Mapping[str, Any]) -> float | None:
+        return 1.0
+
+    def open(self, options: Mapping[str, Any]) -> None:
+        pass
+
+    def publish(self, families: Sequence[MetricFamily]) -> None:
+        pass
+
+    def trace(self, requests: Sequence[RequestRecord]) -> None:
+        pass
+
+
+def trace_everything() -> Tracing:
+    sinks = SinkRunners([(ForgettingSink(), {})])
+    sinks.open()
+    return Tracing(1.0, sinks.record)
+
+
+async def run_muai(port: int, engine_url: str, tracing: Tracing | None = None) -> None:
+    gateway = Gateway(GatewaySettings(port=port), tracing=tracing)
     await gateway.start()
     route = Route(model=MODEL, replica_id="mock-0", epoch=1, endpoint=engine_url, engine="mock")
     status = ModelStatus(name=MODEL, desired=1, ready=1, state="ready")
@@ -185,13 +214,15 @@ def main() -> None:
         uvloop.run(run_engine(int(arguments[0])))
     elif part == "muai":
         uvloop.run(run_muai(int(arguments[0]), arguments[1]))
+    elif part == "traced":
+        uvloop.run(run_muai(int(arguments[0]), arguments[1], trace_everything()))
     elif part == "plain":
         uvloop.run(run_plain(int(arguments[0]), arguments[1]))
     elif part == "load":
         url, connections, seconds, streamed = arguments
         uvloop.run(run_load(url, int(connections), float(seconds), streamed == "streamed"))
     else:
-        raise SystemExit(f"unknown part {part}; engine, muai, plain or load")
+        raise SystemExit(f"unknown part {part}; engine, muai, traced, plain or load")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from msgspec import Struct
 Outcome = Literal["ok", "refused", "failed", "cancelled"]
 
 
-class TraceContext(Struct, frozen=True):
+class TraceContext(Struct, frozen=True, gc=False):
     """Where a request stands in a distributed trace: W3C Trace Context, level 1.
 
     Ids are lower-case hex: 32 digits for the trace, 16 for a span.
@@ -28,8 +28,11 @@ class TraceContext(Struct, frozen=True):
 UNTRACED = TraceContext("0" * 32, "0" * 16, None, sampled=False)
 
 
-class RequestRecord(Struct, frozen=True):
-    """One request from its arrival at the gateway to the last byte of its answer."""
+class RequestRecord(Struct, frozen=True, gc=False):
+    """One request from its arrival at the gateway to the last byte of its answer.
+
+    Not for the garbage collector, as it can be in no cycle: thousands of them wait for sinks.
+    """
 
     #: `UNTRACED` while nobody wants traces, and for requests that generate nothing. Sinks get only
     #: records that are traced and sampled.
