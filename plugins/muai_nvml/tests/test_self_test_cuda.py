@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +20,11 @@ from muai_core.model.health import Health
 from muai_core.plugin.device_source import DeviceSource, SelfTest, SelfTestResult
 from muai_core.runtime.self_tests import SelfTests
 
-SOURCE = Path(__file__).parent / "fake_cuda" / "fake_cuda.c"
+# The import mode leaves sys.path alone.
+sys.path.insert(0, str(Path(__file__).parent / "fake_cuda"))
+
+from fake_cuda_build import SOURCE, build
+
 DEADLINE_S = 120
 MIB = 2**20
 #: Every call that a passed self-test makes.
@@ -45,15 +48,7 @@ GPU = Device(
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory with the fake libcuda.so.1."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("the fake CUDA driver is built with gcc, which is not installed")
-    directory = tmp_path_factory.mktemp("fake-cuda")
-    # No contraction: the C compiler must not fuse what the kernel does not fuse.
-    flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
-    target = directory / "libcuda.so.1"
-    subprocess.run([compiler, *flags, "-o", str(target), str(SOURCE), "-lm"], check=True)
-    return directory
+    return build(tmp_path_factory.mktemp("fake-cuda"))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
  * Device memory is host memory, and the kernel is the one below, written again in C from its
  * description. CUDA_VISIBLE_DEVICES counts as it does for the real library.
  *
- * The file named by FAKE_CUDA has one fault per line:
+ * The file named by FAKE_CUDA, or else `faults` beside the library, has one fault per line:
  *
  *     fail CALL CODE      that call returns CODE
  *     hang CALL           that call does not return
@@ -12,6 +12,8 @@
  *     flip memory BYTE    one bit of that byte of memory is stuck at 1
  *     flip thread NUMBER  that thread computes one bit wrongly
  */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -35,11 +37,27 @@ static struct {
     int modules;
 } gpu;
 
+static FILE *open_faults(void)
+{
+    const char *named = getenv("FAKE_CUDA");
+    Dl_info library;
+    char beside[4096];
+    if (named)
+        return fopen(named, "r");
+    if (!dladdr((void *)(uintptr_t)open_faults, &library))
+        return NULL;
+    const char *slash = strrchr(library.dli_fname, '/');
+    if (!slash)
+        return NULL;
+    int directory = (int)(slash - library.dli_fname);
+    snprintf(beside, sizeof beside, "%.*s/faults", directory, library.dli_fname);
+    return fopen(beside, "r");
+}
+
 /* The number in the first line of the fault file that begins so; -1 without one. */
 static long long fault(const char *begin)
 {
-    const char *path = getenv("FAKE_CUDA");
-    FILE *file = path ? fopen(path, "r") : NULL;
+    FILE *file = open_faults();
     char line[256];
     long long found = -1;
     while (file && found < 0 && fgets(line, sizeof line, file))
