@@ -48,7 +48,8 @@ class Tracing:
         """
         # An id of zeros is invalid.
         span_id = f"{self._bits(64) or 1:016x}"
-        found = _PARENT_FORM.fullmatch(headers.get(PARENT, b"").strip(b" \t"))
+        given = headers.get(PARENT)
+        found = None if given is None else _PARENT_FORM.fullmatch(given.strip(b" \t"))
         if found is None or (found[1] == b"00" and found[5] is not None):
             trace = self._bits(128) or 1
             return TraceContext(f"{trace:032x}", span_id, None, trace & _LOW_BITS < self._bound)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from aiohttp import web
@@ -55,14 +56,35 @@ async def test_health_tells_live_ready_and_what_the_runtime_adds(open_door, heal
     }
 
 
-async def test_a_failing_health_report_is_not_live(open_door):
-    def broken():
-        raise RuntimeError("gone")
+def raising():
+    raise RuntimeError("gone")
 
-    door = await open_door(health=broken)
+
+@pytest.mark.parametrize(
+    "report",
+    [raising, lambda: {"devices": object()}, lambda: {"devices": {1j: 2}}, lambda: None],
+    ids=["raises", "no_json", "no_json_key", "no_mapping"],
+)
+async def test_a_failing_health_report_is_not_live(open_door, healthy, report, caplog):
+    door = await open_door(health=report)
+    door.publish([await healthy()])
     status, document, _ = await door.get("/health")
-    assert status == 503
-    assert document["live"] is False
+    assert (status, document) == (503, {"live": False, "ready": {"m": True}})
+    assert "the health report failed" in caplog.text
+    assert (await door.post())[0] == 200
+
+
+async def test_a_slow_health_report_cuts_nobody_off(open_door, healthy, wait_until):
+    door = await open_door(health=lambda: time.sleep(0.3) or {})
+    engine = await healthy()
+    engine.gate.clear()
+    door.publish([engine])
+    streamed = asyncio.create_task(door.stream())
+    await wait_until(lambda: engine.running == 1)
+    assert (await door.get("/health"))[0] == 200
+    engine.gate.set()
+    status, events = await streamed
+    assert (status, events[-1]) == (200, "[DONE]")
 
 
 async def test_the_body_reaches_the_engine_byte_for_byte(door, healthy):
