@@ -65,7 +65,12 @@ def observed(turn: Turn, event: ev.DevicesObserved) -> Verdict:
     report_fault(turn, inventory.source, known.fault, inventory.fault)
     readings = {reading.uuid: reading for reading in inventory.readings}
     for device in inventory.devices:
-        _see(turn, inventory, device, readings.get(device.uuid))
+        record = state.devices.get(device.uuid)
+        if inventory.fault is not None and record is not None and not record.present:
+            # From memory: that it is there again, the source cannot know now.
+            _miss(turn, inventory, record)
+        else:
+            _see(turn, inventory, device, readings.get(device.uuid))
     seen = {device.uuid for device in inventory.devices}
     missing = [
         record

@@ -9,7 +9,7 @@ from msgspec import structs
 from muai_core.control import events as ev
 from muai_core.model.deployment import Affinity, Deployment
 from muai_core.model.device import Device, Inventory
-from muai_core.model.health import Health
+from muai_core.model.health import Finding, Health
 
 GIB = 1024**3
 TOTAL = 80 * GIB
@@ -35,6 +35,7 @@ OUTCOMES: dict[type[ev.ReplicaFact], dict[str, Any]] = {
     ev.ReplicaReady: {"endpoint": "http://127.0.0.1:2"},
     ev.ReplicaStartFailed: {"cause": "late news"},
     ev.ReplicaExited: {"cause": "late news"},
+    ev.ReplicaComplained: {"line": "CUDA error: an illegal memory access was encountered"},
     ev.ReplicaDrained: {},
     ev.ReplicaReleased: {},
 }
@@ -51,6 +52,12 @@ wishes = st.builds(
     affinity=st.sampled_from([Affinity(), Affinity(nodes=("n0",)), Affinity(devices=("1", "2"))]),
     memory_bytes_per_device=st.sampled_from([None, 10 * GIB, 30 * GIB, 70 * GIB]),
 )
+FINDINGS = [
+    Finding(kind="xid", code=79, severity=Health.FAILED, reason="XID 79", clears="repaired"),
+    Finding(kind="xid", code=94, severity=Health.SUSPECT, reason="XID 94", clears="checked"),
+    Finding(kind="xid", code=43, severity=Health.HEALTHY, reason="XID 43"),
+    Finding(kind="xid", code=31, severity=Health.HEALTHY, reason="XID 31", repeat_limit=2),
+]
 fleets = st.lists(wishes, min_size=1, max_size=3, unique_by=lambda wish: wish.name)
 readings = st.builds(
     lambda health, foreign: (health, foreign),
@@ -66,10 +73,33 @@ epochs = st.integers(-1, 6) | st.sampled_from([2**62, -(2**62)])
 
 
 def hostile_events() -> st.SearchStrategy[ev.Event]:
-    """Anything that decodes as an event about replicas that may or may not exist."""
+    """Anything that decodes as an event, about replicas and devices that may or may not exist."""
     about = {"replica_id": names, "epoch": epochs}
     text = st.sampled_from(["", "x", "cause"])
+    gpus = st.sampled_from([*(device.uuid for device in DEVICES), "gpu99", ""])
     return st.one_of(
+        st.builds(
+            ev.DeviceFaulted,
+            source=st.sampled_from(["gpus", "other", ""]),
+            uuid=st.none() | gpus,
+            observed_at_s=st.sampled_from([-1e12, -1.0, 1e12]),
+            finding=st.sampled_from(FINDINGS),
+        ),
+        st.builds(
+            ev.DeviceChecked,
+            uuid=gpus,
+            check=epochs,
+            finding=st.none() | st.sampled_from(FINDINGS),
+            inconclusive=st.none() | text,
+        ),
+        st.builds(ev.DeviceReinstated, uuid=gpus),
+        st.builds(
+            ev.ReplicaComplained,
+            **about,
+            line=st.sampled_from(
+                ["", "CUDA error: unknown error", "CUDA error: misaligned address"]
+            ),
+        ),
         st.builds(ev.ReplicaSpawned, **about, pid=st.integers(-2, 9)),
         st.builds(ev.ReplicaProgressed, **about, stage=text),
         st.builds(ev.ReplicaReady, **about, endpoint=text),

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from hostile_world import (
     DEVICES,
+    FINDINGS,
     GIB,
     OUTCOMES,
     TOTAL,
@@ -26,6 +27,7 @@ from hostile_world import (
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from msgspec import structs
 
 from muai_core.control import actions as act
 from muai_core.control import events as ev
@@ -201,6 +203,45 @@ class PlaneMachine(RuleBasedStateMachine):
             assert actions == []
             assert _essence(self.plane) == before
 
+    @rule(
+        number=st.integers(0, 6), finding=st.sampled_from(FINDINGS), age_s=st.sampled_from([0, 9])
+    )
+    def device_faulted(self, number: int, finding: Finding, age_s: float) -> None:
+        """Nothing that runs is given up for it; what is failed gets nothing new."""
+        uuid, observed_at_s = DEVICES[number].uuid, max(0.0, self.now_s - age_s)
+        fault = ev.DeviceFaulted(
+            source="gpus", uuid=uuid, observed_at_s=observed_at_s, finding=finding
+        )
+        self._step()
+        applied = self.plane.state.applied.get("DeviceFaulted", 0)
+        held = dict(self.plane.state.replicas)
+        self._step(fault)
+        assert all(self.plane.state.replicas[name].state is r.state for name, r in held.items())
+        record = self.plane.state.devices.get(uuid)
+        if record is not None and self.plane.state.applied.get("DeviceFaulted", 0) > applied:
+            assert record.health.rank >= finding.severity.rank
+
+    @rule(outcome=st.sampled_from(["passed", "failed", "nothing", "lost"]))
+    def self_test_ends(self, outcome: str) -> None:
+        if not self.checks:
+            return
+        asked = self.checks.pop(0)
+        if outcome == "lost":
+            return
+        failed = structs.replace(FINDINGS[0], kind="self_test", clears="checked")
+        self._step(
+            ev.DeviceChecked(
+                uuid=asked.device.uuid,
+                check=asked.check,
+                finding=failed if outcome == "failed" else None,
+                inconclusive="no library" if outcome == "nothing" else None,
+            )
+        )
+
+    @rule(number=st.integers(0, 6))
+    def operator_reinstates(self, number: int) -> None:
+        self._step(ev.DeviceReinstated(uuid=DEVICES[number].uuid))
+
     @rule(data=st.data())
     def false_exit(self, data: st.DataObject) -> None:
         """An exit is reported of a process that lives: it costs a restart, never a device."""
@@ -223,6 +264,8 @@ class PlaneMachine(RuleBasedStateMachine):
             return
         self.now_s += 1.0
         self._observe(dict.fromkeys(range(7), (Health.HEALTHY, None)), self.now_s)
+        for device in DEVICES:
+            self._step(ev.DeviceReinstated(uuid=device.uuid))
         self._come_to_rest()
         self._check_liveness()
         self._step(ev.ShutdownRequested())
