@@ -25,7 +25,7 @@ class GPUInfo(Struct, frozen=True, kw_only=True):
     node: str
     index: int
     name: str
-    memory_total_bytes: int
+    memory_total_bytes: int | None
     #: Held by processes, whoever they belong to.
     memory_used_bytes: int | None
     #: Used by nobody.
@@ -50,9 +50,9 @@ class GPUInfo(Struct, frozen=True, kw_only=True):
         return self.health.placeable
 
     @property
-    def memory_total_mb(self) -> float:
+    def memory_total_mb(self) -> float | None:
         """In units of 2**20 bytes, as `nvidia-smi` counts."""
-        return self.memory_total_bytes / MIB
+        return _mb(self.memory_total_bytes)
 
     @property
     def memory_used_mb(self) -> float | None:
@@ -102,7 +102,7 @@ def gpu_info(device_id: int, record: DeviceRecord, state: State) -> GPUInfo:
         node=device.node,
         index=device.index,
         name=device.name,
-        memory_total_bytes=device.memory_total_bytes,
+        memory_total_bytes=device.memory_total_bytes or None,
         memory_used_bytes=used,
         memory_available_bytes=free,
         utilization_percent=reading.utilization_percent,

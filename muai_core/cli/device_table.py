@@ -156,6 +156,8 @@ def _gib(memory_bytes: int | None) -> str:
 
 
 def _used_of_total(device: Device) -> str:
+    if device["memory_total_bytes"] is None:
+        return UNKNOWN
     return f"{_gib(device['memory_used_bytes'])} / {_gib(device['memory_total_bytes'])} GiB"
 
 
@@ -284,7 +286,7 @@ class _Bars:
 def _shares(device: Device) -> tuple[float, float, float]:
     """Of the whole memory: ours, foreign, reserved. What nobody can tell apart is ours up to what
     the replicas claim."""
-    total = max(1, device["memory_total_bytes"])
+    total = device["memory_total_bytes"] or 1
     used = device["memory_used_bytes"] or 0
     own = device["memory_own_bytes"]
     if own is None:

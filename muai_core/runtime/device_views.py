@@ -71,9 +71,9 @@ def device_view(
         "power_watts": reading.power_watts,
         "power_limit_watts": _measured_values(measured, POWER_LIMIT.name).get(()),
         "replicas": [claim.replica_id for claim in state.ledger.on(device.uuid)],
-        "processes": [to_builtins(process) for process in reading.processes],
+        "processes": to_builtins(list(reading.processes)),
         "sampled_ago_s": ago_s(record.sampled_at_s, now_s),
-        "measurements": None if measured is None else [to_builtins(v) for v in measured.values],
+        "measurements": None if measured is None else to_builtins(list(measured.values)),
     }
 
 
@@ -202,7 +202,8 @@ def _memory(device: Device, reading: DeviceReading) -> View:
     if free is None and used is not None:
         free = max(0, device.memory_total_bytes - used - (reserved or 0))
     return {
-        "memory_total_bytes": device.memory_total_bytes,
+        # A device that could never be asked has told nothing.
+        "memory_total_bytes": device.memory_total_bytes or None,
         "memory_used_bytes": used,
         "memory_reserved_bytes": reserved,
         "memory_free_bytes": free,

@@ -5,6 +5,7 @@ import itertools
 from typing import Any
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from muai_core.cli import output
@@ -193,6 +194,22 @@ def test_a_terminal_without_unicode_gets_ascii(devices: Any) -> None:
 
 def test_no_devices_at_all_are_told() -> None:
     assert lines([], 80) == ["no devices"]
+
+
+def test_a_device_that_could_never_be_asked_has_no_size(devices: Any) -> None:
+    rack = Rack()
+    observe = rack.observe
+
+    def sizeless(now_s: float) -> Inventory:
+        found = observe(now_s)
+        nothing = structs.replace(found.devices[1], memory_total_bytes=0)
+        return structs.replace(found, devices=(found.devices[0], nothing, *found.devices[2:]))
+
+    rack.observe = sizeless  # type: ignore[method-assign]
+    shown = report(rack)["devices"]
+    assert shown[1]["memory_total_bytes"] is None
+    (line,) = [line for line in lines(shown, 180) if "gpu1" in line]
+    assert "GiB" not in line
 
 
 def test_plain_text_has_every_column(devices: Any, capsys: pytest.CaptureFixture[str]) -> None:
