@@ -82,12 +82,12 @@ class Assembler:
         readings: list[DeviceReading] = []
         measurements: list[DeviceMeasurements] = []
         for uuid, described in self._known.items():
-            slot = there.get(uuid)
-            findings = () if fault else self._findings(slot, described, undead)
+            its = there.get(uuid)
+            findings = () if fault else self._findings(its, described, undead)
             devices += described.devices
-            readings += _readings(slot, described, findings, asked_at_s, offset_s)
-            if slot is not None and slot.sampled is not None:
-                measurements += slot.sampled.measurements
+            readings += _readings(its, described, findings, asked_at_s, offset_s)
+            if its is not None and its.sampled is not None and _speaks(its):
+                measurements += its.sampled.measurements
         identified = {slot.index for slot in there.values()}
         for nameless in slots:
             if nameless.index not in identified:
@@ -170,6 +170,11 @@ def host_fault(slots: list[Slot], known: int) -> HostFault | None:
     return host_fault_of(first.code, f"{first.call} answers {name_of(first.code)} for {everyone}")
 
 
+def _speaks(slot: Slot) -> bool:
+    """Whether its last values are still about it. Unlike readings, measurements bear no time."""
+    return slot.failure is None and slot.stuck is None
+
+
 def _readings(
     slot: Slot | None,
     described: Described,
@@ -177,8 +182,9 @@ def _readings(
     asked_at_s: float,
     offset_s: float,
 ) -> list[DeviceReading]:
-    """One for each device, with its last values and when they were taken."""
-    sampled = slot.sampled if slot is not None else None
+    """One for each device: with its last values and when they were taken, unless it answers that
+    it has none."""
+    sampled = slot.sampled if slot is not None and slot.failure is None else None
     values = {reading.uuid: reading for reading in sampled.readings} if sampled is not None else {}
     readings = []
     for device in described.devices:

@@ -77,7 +77,7 @@ def describe(visit: Visit, node: str) -> Gpu:
         serial_number=text(visit.get("nvmlDeviceGetSerial", handle)),
         vendor="NVIDIA",
         architecture=_ARCHITECTURES.get(visit.get("nvmlDeviceGetArchitecture", handle) or 0),
-        driver_version=text(visit.get("nvmlSystemGetDriverVersion")),
+        driver_version=text(visit.beside("nvmlSystemGetDriverVersion")),
         cuda_version=_cuda_version(visit),
         numa_node=_numa_node(visit, handle, pci_bus_id),
         cpu_affinity=_cpu_affinity(visit, handle),
@@ -168,9 +168,8 @@ def _compute_capability(visit: Visit, handle: Any) -> str | None:
 
 
 def _cuda_version(visit: Visit) -> str | None:
-    version = visit.first(
-        ("nvmlSystemGetCudaDriverVersion_v2",), ("nvmlSystemGetCudaDriverVersion",)
-    )
+    version = visit.beside("nvmlSystemGetCudaDriverVersion_v2")
+    version = version or visit.beside("nvmlSystemGetCudaDriverVersion")
     # nvml.h, NVML_CUDA_DRIVER_VERSION_MAJOR and _MINOR.
     return f"{version // 1000}.{version % 1000 // 10}" if version else None
 

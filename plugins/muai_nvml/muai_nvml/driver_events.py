@@ -65,7 +65,7 @@ class DriverEvents:
         for handle in (gpu.handle, *gpu.handles):
             self._by_handle[_address(handle)] = gpu.index
         if self._set is None:
-            self._set = visit.get("nvmlEventSetCreate")
+            self._set = visit.beside("nvmlEventSetCreate")
         supported = visit.get("nvmlDeviceGetSupportedEventTypes", gpu.handle)
         if self._set is None or not supported:
             return

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from muai_nvml.conditions import History
 from muai_nvml.driver_events import GPU_RECOVERY_ACTION, XID
 from muai_nvml.probe_process import ProbeProcess
-from muai_nvml.return_codes import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND
 from muai_nvml.slots import Dying, Listener, Probe, Slot, Stuck
 from muai_nvml.wire import (
     HOST,
@@ -74,6 +73,8 @@ class Fleet:
         #: Why the last probe failed, and how many did in a row.
         self.trouble = ""
         self.failures = 0
+        #: The last probe that was to start NVML never came back from it.
+        self.init_hangs = False
         #: No main probe is started before.
         self.restart_at_s = 0.0
         self._init_failures = 0
@@ -99,7 +100,7 @@ class Fleet:
             if probe.ready and probe.owes_since_s is None:
                 probe.process.send(Sample())
                 # Also when it could not be sent: then the process is stuck.
-                probe.owes_since_s = now_s
+                probe.owes_since_s = None if HOST in probe.late else now_s
 
     def renew(self, now_s: float) -> bool:
         """Start NVML anew, in a new main probe; False when that was tried only lately."""
@@ -133,6 +134,7 @@ class Fleet:
                 self._init_failed(probe, report, now_s)
             case Started(gpus):
                 probe.gpus = gpus
+                self.init_hangs = False
                 if probe is self.main:
                     self._resize(gpus)
             case Described():
@@ -184,6 +186,7 @@ class Fleet:
             if ends_s is not None and now_s >= ends_s:
                 silent_s = now_s - max(probe.heard_at_s, probe.owes_since_s or 0.0)
                 pid = probe.process.pid
+                self.init_hangs = probe.running and probe.gpus is None
                 self.ended(
                     probe, f"the probe process {pid} said nothing for {silent_s:.1f} s", now_s
                 )
@@ -329,8 +332,6 @@ class Fleet:
         was_main = probe is self.main
         self._retire(probe, now_s)
         pause_s = min(2.0**self._init_failures, _LONGEST_PAUSE_S)
-        if report.code in (LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED):
-            pause_s = _LONGEST_PAUSE_S
         self._init_failures += 1
         self.restart_at_s = now_s + pause_s
         if was_main:
@@ -355,7 +356,11 @@ class Fleet:
             # It has moved, after a change of the driver's or the number of GPUs.
             if slot.described is not None and slot.described.gpu_uuid == report.gpu_uuid:
                 slot.described = None
-        self._slot(report.index).described = report
+        slot = self._slot(report.index)
+        if slot.described is None or slot.described.gpu_uuid != report.gpu_uuid:
+            slot.sampled = None
+            slot.history = History()
+        slot.described = report
 
     def _link(self, report: Linked) -> None:
         """What was seen between GPUs that this probe leaves out stays as it was."""

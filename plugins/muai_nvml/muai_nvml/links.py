@@ -18,17 +18,17 @@ _UNKNOWN = 6
 
 
 def read_links(visit: Visit, gpus: Sequence[Gpu]) -> tuple[DeviceLink, ...]:
-    """Each pair once, by the UUIDs of whole GPUs. Raises NvmlFailure when one is broken."""
+    """Each pair once, by the UUIDs of whole GPUs; none that the driver says nothing of."""
     if len(gpus) > MOST_GPUS:
         return ()
     found = []
     for a, b in combinations(gpus, 2):
-        level = visit.get("nvmlDeviceGetTopologyCommonAncestor", a.handle, b.handle)
-        read = visit.get("nvmlDeviceGetP2PStatus", a.handle, b.handle, _READ)
+        level = visit.beside("nvmlDeviceGetTopologyCommonAncestor", a.handle, b.handle)
+        read = visit.beside("nvmlDeviceGetP2PStatus", a.handle, b.handle, _READ)
         nvlinks = _between(a, b)
         over_nvlink = nvlinks > 0
         if not over_nvlink and a.nvlinks and b.nvlinks:
-            over_nvlink = visit.get("nvmlDeviceGetP2PStatus", a.handle, b.handle, _NVLINK) == _OK
+            over_nvlink = visit.beside("nvmlDeviceGetP2PStatus", a.handle, b.handle, _NVLINK) == _OK
             if over_nvlink:
                 # Through a switch each can give the other all that it has.
                 nvlinks = min(len(a.nvlinks), len(b.nvlinks))

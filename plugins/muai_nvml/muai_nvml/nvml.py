@@ -77,6 +77,14 @@ class Visit:
                 raise
             return None
 
+    def beside(self, name: str, *arguments: Any) -> Any:
+        """A value that is not about this GPU alone: None on any failure."""
+        self.call = name
+        try:
+            return self.nvml.call(name, *arguments)
+        except NvmlFailure:
+            return None
+
     def first(self, *calls: tuple[Any, ...]) -> Any:
         """The first of several calls that gives a value. Raises as `get` does."""
         for name, *arguments in calls:

@@ -98,11 +98,13 @@ class Rounds:
     def _watch(self) -> None:
         while True:
             with self._changed:
-                waited_for = self._tasks or any(not visit.missed for visit in self._open.values())
-                self._changed.wait(self._handover_s / 2 if waited_for else None)
                 reports = self._judge(time.monotonic())
                 ready = not self._ready and not self._tasks
                 ready = ready and all(visit.late for visit in self._open.values())
+                if not reports and not ready:
+                    busy = self._tasks or any(not visit.missed for visit in self._open.values())
+                    self._changed.wait(self._handover_s / 2 if busy else None)
+                    continue
             for report in reports:
                 self._tell(report)
             if ready:

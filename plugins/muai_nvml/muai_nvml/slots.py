@@ -73,9 +73,9 @@ class Probe(Struct, kw_only=True, eq=False):
         """When its silence becomes a failure; None: nothing is expected of it."""
         if self.gpus is None:
             return self.started_at_s + START_DEADLINE_S
-        if self.owes_since_s is None:
+        if self.ready and self.owes_since_s is None:
             return None
-        return max(self.owes_since_s, self.heard_at_s) + deadline_s + SILENCE_S
+        return max(self.owes_since_s or 0.0, self.heard_at_s) + deadline_s + SILENCE_S
 
 
 class Dying(Struct, kw_only=True, eq=False):

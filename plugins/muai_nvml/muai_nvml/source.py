@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from muai_nvml.fleet import Fleet
     from muai_nvml.watch import Watch
 
-#: So many failures of the probe process in a row, and observations fail too.
-_FAILURES_TO_RAISE = 2
 #: How long the answer "no driver here" is good where only NVML itself can tell.
 _ABSENT_FOR_S = 60.0
 
@@ -106,7 +104,7 @@ class NvmlSource(DeviceSource):
         return self._assembler is not None and self._assembler.knows_devices
 
     def _opened_watch(self, options: "NvmlOptions") -> "Watch":
-        if self._watch is not None:
+        if self._watch is not None and not self._watch.closed:
             return self._watch
         from muai_nvml.assemble import Assembler, Settings
         from muai_nvml.happenings import Teller
@@ -174,7 +172,7 @@ class NvmlSource(DeviceSource):
                 self._absence = absence.NO_DRIVER
                 return None
             return return_codes.host_fault_of(failure.code, failure.text)
-        if fleet.failures < _FAILURES_TO_RAISE and fleet.main is not None and fleet.main.running:
+        if fleet.init_hangs or (fleet.main is not None and fleet.main.running):
             return HostFault(
                 kind="nvml_unresponsive",
                 reason="NVML does not start: nvmlInit does not return",

@@ -93,6 +93,8 @@ class Visitor:
     def _find(self, visit: Visit) -> Gpu:
         gpu = describe(visit, self._setup.node)
         self._gpus[visit.index] = gpu
+        # What lies between it and the others is not known yet.
+        self._linked = not self._setup.links
         self._tell(gpu.described)
         return gpu
 

@@ -88,6 +88,11 @@ class Watch:
             os.write(self._wake_write, b".")
         wanted.done.result(ROUND_LIMIT_S + self._settings.deadline_s)
 
+    @property
+    def closed(self) -> bool:
+        """Also after an error in it that nothing else could be done about."""
+        return self._closing
+
     def close(self) -> None:
         """Kills all probes and waits for their end, for two seconds at most. Idempotent."""
         with self._lock:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-# The import mode leaves sys.path alone, and the fake is a program of its own.
+# The import mode leaves sys.path alone, the fake is a program of its own, tests share a module.
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "fake_nvml"))
 
 from fake_nvml import FakeNvml
@@ -157,3 +158,30 @@ def nvml_process(
 @pytest.fixture(name="Refused")
 def _refused() -> type[Refused]:
     return Refused
+
+
+@pytest.fixture
+def open_nvml_source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """open_nvml_source(fake, listen=..., command=..., **options): an open `NvmlSource` on it."""
+    from muai_nvml.source import NvmlSource
+
+    opened: list[NvmlSource] = []
+
+    def open_source(
+        fake: FakeNvml,
+        listen: Callable[..., None] | None = None,
+        command: Any = None,
+        **options: Any,
+    ) -> NvmlSource:
+        for name, value in fake.env().items():
+            monkeypatch.setenv(name, value)
+        source = NvmlSource(command)
+        opened.append(source)
+        source.open(options)
+        if listen is not None:
+            source.listen(listen)
+        return source
+
+    yield open_source
+    for source in opened:
+        source.close()
