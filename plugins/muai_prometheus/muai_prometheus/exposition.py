@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from muai_core.model.metrics import MetricFamily, MetricPoint
+from muai_core.model.metrics import MetricFamily, MetricKind, MetricPoint
 from muai_prometheus.text import render
 
 
@@ -46,7 +46,7 @@ class Exposition:
     def _process_families(self) -> Iterator[MetricFamily]:
         for metric in self._process.collect():
             points = tuple(MetricPoint((), sample.value) for sample in metric.samples)
-            kind = "counter" if metric.type == "counter" else "gauge"
+            kind: MetricKind = "counter" if metric.type == "counter" else "gauge"
             yield MetricFamily(
                 name=metric.name, kind=kind, help=metric.documentation, points=points
             )
