@@ -22,8 +22,8 @@ from muai_core.model.health import Finding, Health
 
 #: What its source does not list any more and nobody holds is remembered up to this number.
 MOST_ABSENT = 1000
-#: So many keys of happenings are followed across devices.
-_MOST_FOLLOWED = 200
+#: So many kinds of happenings, each on one node, are followed across devices.
+_MOST_FOLLOWED = 2000
 #: An estimate of what nobody claims is rounded up to this: it must not change with every reading.
 _ESTIMATE_STEP_BYTES = 64 * 1024**2
 
@@ -286,18 +286,19 @@ def _happened(
     state, uuid, before = turn.state, record.device.uuid, record.condition
     elsewhere = False
     if finding.repeat_limit and finding.severity is Health.HEALTHY:
-        sights = state.seen_on.pop(finding.key, ())
+        place = f"{finding.key} on {record.device.node}"
+        sights = state.seen_on.pop(place, ())
         elsewhere = tally.seen_elsewhere(sights, uuid, at_s, state.settings.health)
         if len(state.seen_on) >= _MOST_FOLLOWED:
             del state.seen_on[next(iter(state.seen_on))]
-        state.seen_on[finding.key] = tally.with_sight(sights, uuid, at_s)
+        state.seen_on[place] = tally.with_sight(sights, uuid, at_s)
     after = health.happened(
         before, finding, at_s, state.now_s, state.settings.health, elsewhere=elsewhere
     )
     reported = _put(turn, record, structs.replace(record, condition=after))
     if tell and not reported and after.bursts is not before.bursts:
         if elsewhere:
-            advice = "other devices show the same: look for the cause in the software"
+            advice = "other devices of the node show the same: look for the cause in the software"
             finding = structs.replace(finding, advice=advice)
         _tell(turn, record.source, uuid, finding, after.counts.get(finding.key, 0))
 
@@ -357,6 +358,8 @@ def _put(
     elif _room(before) != _room(record):
         turn.views.outdated[uuid] = None
         turn.capacity_changed = True
+    elif before.condition.cause != record.condition.cause:
+        turn.views.outdated[uuid] = None
     then = DeviceHealth() if before is None else before.condition
     if record.condition is then:
         return False
@@ -365,9 +368,10 @@ def _put(
 
 def _room(record: DeviceRecord) -> tuple[Any, ...]:
     """All of a record that decides about placements, or stands in their reasons."""
+    state = record.condition.state
     return (
-        record.condition.state,
-        record.condition.cause,
+        state,
+        None if state.placeable else record.condition.cause,
         record.foreign_bytes,
         record.reading.memory_reserved_bytes,
     )

@@ -174,8 +174,8 @@ def happened(
 ) -> DeviceHealth:
     """After something that was found once, e.g. an XID, a line in a log, a failed self-test.
 
-    `elsewhere`: another device has shown the same lately. Then its repetition is no evidence
-    against this one: what goes wrong on several devices is the software.
+    `elsewhere`: another device of its node has shown the same lately. Then its repetition is no
+    evidence against this one: what goes wrong on several devices is the software.
     """
     key = finding.key
     if tally.begins_burst(health.bursts.get(key, ()), at_s, settings):
@@ -235,26 +235,38 @@ def forgiven(health: DeviceHealth, keys: Iterable[str]) -> DeviceHealth:
 
 def passed(health: DeviceHealth, check: int, now_s: float) -> tuple[DeviceHealth, Ending | None]:
     """After self-test number `check` has passed. Also returns what ended a finding, if any."""
-    ending = Ending.PASSED
-    if repair_withdrawn(health, check):
-        ending = Ending.REPAIRED
+    withdrawn_s = _withdrawn_at_s(health, check)
+    ending = Ending.PASSED if withdrawn_s is None else Ending.REPAIRED
 
     def over(one: OpenFinding) -> bool:
-        if one.present or one.checks_before >= check:
-            return False
-        if one.finding.kind == RECOVERY_ACTION and ending is Ending.REPAIRED:
-            return True
-        return ends(one.finding, Ending.PASSED) or ends(one.finding, ending)
+        return one.checks_before < check and _cleared_by_test(one, withdrawn_s)
 
     return _without(health, over, ending, now_s)
 
 
-def repair_withdrawn(health: DeviceHealth, check: int) -> bool:
-    """Whether the driver asked for a recovery action and had withdrawn it before `check`."""
+def _withdrawn_at_s(health: DeviceHealth, check: int) -> float | None:
+    """When the driver last asked for a recovery action; None unless it did and, by the time of
+    self-test number `check`, did no more."""
     asked_for = [one for one in health.open if one.finding.kind == RECOVERY_ACTION]
-    return bool(asked_for) and not any(
-        one.present or one.checks_before >= check for one in asked_for
-    )
+    if not asked_for or any(one.present or one.checks_before >= check for one in asked_for):
+        return None
+    return max(one.last_at_s for one in asked_for)
+
+
+def _cleared_by_test(one: OpenFinding, withdrawn_s: float | None) -> bool:
+    """Whether a self-test clears it, that began when the driver had withdrawn what it asked for.
+
+    What happened after the driver asked for the last time was not repaired by what it asked for.
+    """
+    if one.present:
+        return False
+    if withdrawn_s is not None and one.last_at_s <= withdrawn_s:
+        return (
+            one.finding.kind == RECOVERY_ACTION
+            or ends(one.finding, Ending.REPAIRED)
+            or ends(one.finding, Ending.PASSED)
+        )
+    return ends(one.finding, Ending.PASSED)
 
 
 def swallows_processes(health: DeviceHealth) -> bool:
@@ -265,12 +277,10 @@ def swallows_processes(health: DeviceHealth) -> bool:
 
 
 def can_be_cleared(health: DeviceHealth) -> bool:
-    """Whether a self-test that passes now would make it fitter."""
-    withdrawn = repair_withdrawn(health, _checks(health) + 1)
+    """Whether a self-test that is asked for now and passes would make it fitter."""
+    withdrawn_s = _withdrawn_at_s(health, _checks(health) + 1)
     return any(
-        not one.present
-        and one.finding.severity.rank >= Health.SUSPECT.rank
-        and (ends(one.finding, Ending.PASSED) or (withdrawn and ends(one.finding, Ending.REPAIRED)))
+        one.finding.severity.rank >= Health.SUSPECT.rank and _cleared_by_test(one, withdrawn_s)
         for one in health.open
     )
 

@@ -205,8 +205,8 @@ class State(Struct, kw_only=True):
     #: Platforms that any device ever had, in the order of their first sight.
     platforms: list[Platform] = field(default_factory=list)
     sources: dict[str, SourceRecord] = field(default_factory=dict)
-    #: Key of a happening that counts by its repetition → the two devices it was last seen on, and
-    #: when, the newest last.
+    #: A happening that counts by its repetition, and a node, as in `xid:31 on n1` → the two devices
+    #: there that it was last seen on, and when, the newest last.
     seen_on: dict[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     routes: RoutingTable = RoutingTable()

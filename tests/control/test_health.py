@@ -100,6 +100,15 @@ def test_a_repair_needs_both_the_withdrawal_and_a_self_test_after_it() -> None:
     assert self_tested(broken, 5.0).state is Health.FAILED
 
 
+def test_what_breaks_after_the_withdrawal_is_not_repaired_by_it() -> None:
+    asks = finding(clears="checked", kind=RECOVERY_ACTION, code=2)
+    condition = happened(DeviceHealth(), finding(clears="repaired", code=79), 1.0)
+    condition = read(read(condition, 2.0, asks), 3.0)
+    condition = happened(condition, finding(clears="repaired", code=95), 4.0)
+    condition = self_tested(condition, 5.0)
+    assert [one.finding.code for one in condition.open] == [95]
+
+
 @pytest.mark.parametrize("clears", CLEARS)
 def test_the_withdrawn_recovery_action_waits_for_the_others(clears: Clears) -> None:
     asks = finding(clears=clears, kind=RECOVERY_ACTION, code=1)

@@ -175,6 +175,7 @@ class Node:
         self.step(ev.DevicesObserved(inventory=inventory))
 
     def happen(self, what: tuple[int, Finding]) -> None:
+        self.now_s += 0.5
         number, one = what
         uuid = GPUS[number].uuid
         if one is FATAL:
@@ -250,9 +251,7 @@ def repaired(history: str) -> bool:
     since = history[history.rfind("F") :]
     if "R" in since:
         return True
-    asked = history[history.rfind("R") + 1 :]
-    last = asked.rfind("A")
-    return last >= 0 and bool(re.search("N.*C.*P", asked[last:])) and bool(re.search("C.*P", since))
+    return bool(re.search("A[^A]*N[^A]*C.*P", since))
 
 
 @STORIES
