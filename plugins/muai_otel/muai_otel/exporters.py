@@ -81,7 +81,9 @@ class Exporter:
             raise ExportFailed(_in_words(error), transient=True) from error
         finally:
             self._catch.end()
-        if result.name != "SUCCESS":
+        # The exporter takes a redirection for a success.
+        redirected = self._session is not None and self._session.failure is not None
+        if result.name != "SUCCESS" or redirected:
             raise self._failure(caught)
 
     def close(self) -> None:
@@ -97,13 +99,11 @@ class Exporter:
             return self._session.failure
         for record in reversed(caught):
             arguments = record.args if isinstance(record.args, tuple) else ()
-            codes = [one for one in arguments if isinstance(one, StatusCode)]
-            if codes:
-                details = str(arguments[-1])
-                return ExportFailed(
-                    _grpc_reason(codes[0], details, self._collector.timeout_s),
-                    transient=codes[0] in _TRANSIENT_CODES,
-                )
+            for code in arguments:
+                if isinstance(code, StatusCode):
+                    details = arguments[-1] if isinstance(arguments[-1], str) else ""
+                    reason = _grpc_reason(code, details, self._collector.timeout_s)
+                    return ExportFailed(reason, transient=code in _TRANSIENT_CODES)
         said = caught[-1].getMessage() if caught else "the exporter does not say why"
         return ExportFailed(_short(said), transient=True)
 
@@ -114,6 +114,8 @@ class RememberingSession(requests.Session):
     failure: ExportFailed | None = None
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        # Said here, or else REQUESTS_CA_BUNDLE would win over the certificates of the config.
+        kwargs.setdefault("verify", self.verify)
         try:
             response = super().request(*args, **kwargs)
         except requests.RequestException as error:
@@ -208,7 +210,7 @@ def _grpc_reason(code: StatusCode, details: str, timeout_s: float) -> str:
         return f"no answer within {timeout_s:g} s"
     # "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:4317: Failed ..."
     innermost = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
-    return _short(f"{code.name}: {innermost}")
+    return _short(f"{innermost} ({code.name})" if innermost else str(code.name))
 
 
 def _in_words(error: BaseException) -> str:

@@ -10,7 +10,7 @@ import pytest
 from muai_otel import OtelSink
 
 sys.path.insert(0, str(Path(__file__).parent))
-from otlp_collectors import COLLECTORS, Collector
+from otlp_collectors import COLLECTORS, Collector, Tls
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def start_collector(protocol: str) -> Iterator[Callable[..., Collector]]:
     """Starts collectors of the protocol under test, at a port of its own or at a given one."""
     started: list[Collector] = []
 
-    def start(port: int = 0) -> Collector:
-        started.append(COLLECTORS[protocol](port))
+    def start(port: int = 0, tls: Tls | None = None) -> Collector:
+        started.append(COLLECTORS[protocol](port, tls))
         return started[-1]
 
     yield start

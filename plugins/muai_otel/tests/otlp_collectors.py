@@ -1,12 +1,14 @@
 """Collectors that speak the real protocol, over gRPC and over HTTP."""
 
 import gzip
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics_service
@@ -42,12 +44,21 @@ def attributes_of(item: Any) -> dict[str, Any]:
     return {pair.key: value_of(pair.value) for pair in item.attributes}
 
 
+class Tls(NamedTuple):
+    """PEM files: a certificate for 127.0.0.1 and its key."""
+
+    certificate: Path
+    key: Path
+
+
 class Collector:
     """Keeps what it gets. `answer` may block or raise the status that the client gets."""
 
     protocol: str
+    port: int
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Tls | None) -> None:
+        self._scheme = "https" if tls else "http"
         self.requests: dict[str, list[Any]] = {"metrics": [], "traces": []}
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
@@ -56,7 +67,7 @@ class Collector:
 
     @property
     def endpoint(self) -> str:
-        raise NotImplementedError
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def all_metrics(self) -> list[Any]:
         """Every metric of every request, oldest first."""
@@ -97,8 +108,8 @@ class Collector:
 class GrpcCollector(Collector):
     protocol = "grpc"
 
-    def __init__(self, port: int = 0) -> None:
-        super().__init__()
+    def __init__(self, port: int = 0, tls: Tls | None = None) -> None:
+        super().__init__(tls)
         self._pool = ThreadPoolExecutor(4)
         self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
         metrics = type("Metrics", (metrics_grpc.MetricsServiceServicer,), {})()
@@ -107,12 +118,13 @@ class GrpcCollector(Collector):
         traces = type("Traces", (trace_grpc.TraceServiceServicer,), {})()
         traces.Export = lambda request, context: self._export("traces", request, context)
         trace_grpc.add_TraceServiceServicer_to_server(traces, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        if tls is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+            self.port = self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         self._server.start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
         self._server.stop(None).wait()
@@ -132,8 +144,8 @@ class GrpcCollector(Collector):
 class HttpCollector(Collector):
     protocol = "http"
 
-    def __init__(self, port: int = 0) -> None:
-        super().__init__()
+    def __init__(self, port: int = 0, tls: Tls | None = None) -> None:
+        super().__init__(tls)
         collector = self
 
         class Receiver(BaseHTTPRequestHandler):
@@ -151,13 +163,13 @@ class HttpCollector(Collector):
             allow_reuse_address = True
 
         self._server = Server(("127.0.0.1", port), Receiver)
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.certificate, tls.key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         self._open: list[BaseHTTPRequestHandler] = []
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
         self._server.shutdown()

@@ -1,6 +1,7 @@
 """The names under which MuAI's metrics travel."""
 
 import re
+from pathlib import Path
 
 import pytest
 from muai_otel.mapping import CONVENTIONS, IDENTITY, UNITS, form_of, own_form
@@ -10,6 +11,7 @@ from opentelemetry.semconv._incubating.metrics import gen_ai_metrics, hw_metrics
 from muai_core.telemetry.catalogue import METRICS
 from muai_core.telemetry.metric import Metric
 
+README = Path(__file__).parents[1] / "README.md"
 #: Of OpenTelemetry's translation to Prometheus, what our units need.
 PROMETHEUS_UNITS = {
     "By/s": "bytes_per_second",
@@ -61,6 +63,16 @@ def test_hardware_names_are_those_of_the_conventions() -> None:
     assert {form.name for form in CONVENTIONS.values()} <= known
     attributes = {value for value in vars(hw_attributes).values() if isinstance(value, str)}
     assert {name for name in IDENTITY.values() if name.startswith("hw.")} <= attributes
+
+
+def test_the_readme_has_the_table() -> None:
+    rows = {}
+    for line in README.read_text(encoding="utf-8").splitlines():
+        if line.startswith(("| `gpu_", "| `muai_")):
+            ours, theirs, unit, *_ = (cell.strip(" `") for cell in line.strip("|").split("|"))
+            rows[re.sub(r"\{.*\}", "", ours)] = (theirs.split("`")[0], unit)
+    for name, form in CONVENTIONS.items():
+        assert rows[name] == (form.name, form.unit)
 
 
 @pytest.mark.parametrize(

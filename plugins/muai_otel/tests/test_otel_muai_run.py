@@ -254,5 +254,5 @@ def test_a_hanging_collector_does_not_hold_up_the_end(running: Running) -> None:
     wait_for("a request that hangs", lambda: len(running.collector.paths) > asked)
     assert running.ask() == 200
     assert running.stop() == 0
-    assert "Traceback" not in running.log.read_text()
-    assert "left behind" not in running.log.read_text()
+    log = running.log.read_text()
+    assert not [word for word in ("Traceback", "left behind", "fork", "GOAWAY") if word in log]
