@@ -1,6 +1,9 @@
 """The laws of device health: what ends a finding, what never does, and that memory is bounded."""
 
 import itertools
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -195,3 +198,39 @@ def test_memory_is_bounded_whatever_is_found() -> None:
 def test_two_findings_of_one_key_in_a_reading_are_one() -> None:
     condition = read(DeviceHealth(), 1.0, finding(Health.DEGRADED), finding(), finding())
     assert [one.finding.severity for one in condition.open] == [Health.FAILED]
+
+
+def test_the_document_shows_the_table_of_endings() -> None:
+    """`MUAI_TEST_UPDATE_DOCS=1` writes it anew."""
+    document = Path(__file__).parents[2] / "docs" / "health.md"
+    before, shown, after = re.split(
+        r"(?s)(?<=<!-- endings: written by tests/control/test_health.py -->\n)(.*)"
+        r"(?=<!-- end of endings -->)",
+        document.read_text(),
+    )
+    table = _table_of_endings()
+    if os.environ.get("MUAI_TEST_UPDATE_DOCS"):
+        document.write_text(before + table + after)
+        return
+    assert shown == table
+
+
+def _table_of_endings() -> str:
+    columns = {
+        Ending.ABSENT: "the first reading without it",
+        Ending.CLEAN: "`clean_readings` of them in a row",
+        Ending.PASSED: "a self-test that passes",
+        Ending.REPAIRED: "the repair is made",
+        Ending.REINSTATED: "`muai reinstate`",
+    }
+    rows = {}
+    for (clears, failed), endings in ENDS.items():
+        name = f"`{clears}`"
+        if failed and endings == ENDS[clears, False]:
+            continue
+        rows[f"{name}, failed" if failed else name] = endings
+    lines = [f"| `clears` | {' | '.join(columns.values())} |", "| --- " * (len(columns) + 1) + "|"]
+    for name, endings in rows.items():
+        cells = ("yes" if ending in endings else "no" for ending in columns)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
