@@ -1,5 +1,6 @@
 """The GPUs of this machine, as one object for one process."""
 
+import logging
 import os
 import threading
 import time
@@ -24,6 +25,8 @@ from muai_core.runtime.observation import DeviceWatch, Sources
 
 #: Longer than any program lives.
 _NEVER_S = 10 * 365 * 86400.0
+
+_log = logging.getLogger(__name__)
 
 ConfigPath = str | os.PathLike[str]
 
@@ -50,7 +53,7 @@ class GPUManager:
             raise ValueError("config and sources exclude each other: give one of them, or none")
         chosen, settings = _chosen(config, sources)
         self._sources = {source.name: source for source in chosen}
-        self._watch = DeviceWatch(chosen, settings)
+        self._watch = DeviceWatch(chosen, settings, _log_words)
         #: The self-tests that the watch's plane waits for, by UUID.
         self._wanted: dict[str, CheckDevice] = {}
         self._lock = threading.RLock()
@@ -295,6 +298,10 @@ def _patient(settings: ControlSettings) -> ControlSettings:
         settings.health, self_test="suspect", self_test_deadline_s=_NEVER_S, self_test_retry_s=0.0
     )
     return structs.replace(settings, health=health)
+
+
+def _log_words(severity: str, words: str) -> None:
+    _log.log(logging.WARNING if severity == "bad" else logging.INFO, "%s", words)
 
 
 def _metrics(info: GPUInfo) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import structs
 
 from muai_core.cli.device_table import drawn, print_devices
 from muai_core.cli.outlook import Picture
@@ -43,12 +44,12 @@ def watch(look: Look, interval_s: float, as_json: bool) -> None:
 
 
 def _lines(look: Look, interval_s: float) -> None:
-    for picture in _pictures(look, interval_s):
+    for picture in _fresh(_pictures(look, interval_s)):
         click.echo(json.dumps(picture.devices, ensure_ascii=False))
 
 
 def _snapshots(look: Look, interval_s: float) -> None:
-    for count, picture in enumerate(_pictures(look, interval_s)):
+    for count, picture in enumerate(_fresh(_pictures(look, interval_s))):
         if count:
             paragraph()
         paragraph(_title(picture))
@@ -77,16 +78,37 @@ def _page(picture: Picture, interval_s: float, console: "Console") -> "Renderabl
 
     title = f"{_title(picture)}, every {interval_s:g} s; Ctrl-C ends"
     remarks = [Text(printable(words), style="yellow") for words in picture.remarks()]
+    if picture.stale is not None:
+        remarks.append(Text(printable(f"this is an old picture: {picture.stale}"), style="red"))
     faults = [Text(printable(words), style="red") for words in picture.faults()]
     return Group(Text(title, style="dim"), *remarks, *faults, drawn(picture.devices, console))
 
 
 def _pictures(look: Look, interval_s: float) -> Iterator[Picture]:
-    """At once, then every interval; a look that takes longer delays the next."""
+    """At once, then every interval; a look that takes longer delays the next.
+
+    Where a look fails, the last picture again, saying so; only the first may raise.
+    """
+    picture: Picture | None = None
     while True:
         due_s = time.monotonic() + interval_s
-        yield look()
+        try:
+            picture = look()
+        except click.ClickException as error:
+            if picture is None:
+                raise
+            picture = structs.replace(picture, stale=error.message)
+        yield picture
         time.sleep(max(0.0, due_s - time.monotonic()))
+
+
+def _fresh(pictures: Iterator[Picture]) -> Iterator[Picture]:
+    """Those that are not old; of the others only the reason is told."""
+    for picture in pictures:
+        if picture.stale is None:
+            yield picture
+        else:
+            note(picture.stale)
 
 
 def _title(picture: Picture) -> str:

@@ -24,6 +24,8 @@ class Picture(Struct, frozen=True, kw_only=True):
     rejected: list[str]
     #: The pid of the controller that sees it so; None: this command looked itself.
     controller_pid: int | None
+    #: Why it is an old picture; None: it is as of now.
+    stale: str | None = None
 
     def faults(self) -> list[str]:
         """What is wrong with the node or a driver, not with a device, a line each."""

@@ -17,6 +17,7 @@ from muai_core.planning.balanced import Balanced
 from muai_core.planning.wording import described, one_line
 from muai_core.plugin.device_source import DeviceSource
 from muai_core.runtime.monitor import SourceThread
+from muai_core.runtime.narrator import Narrator, Tell
 
 #: How long all sources together may take to answer.
 OBSERVE_DEADLINE_S = 10.0
@@ -115,11 +116,20 @@ class DeviceWatch:
     So a finding counts here as it does in a controller, with the same memory of what was before.
     """
 
-    def __init__(self, sources: Sources, settings: ControlSettings | None = None) -> None:
-        """Without `settings` the defaults hold, and no self-test is asked for."""
+    def __init__(
+        self,
+        sources: Sources,
+        settings: ControlSettings | None = None,
+        tell: Tell | None = None,
+    ) -> None:
+        """Without `settings` the defaults hold, and no self-test is asked for.
+
+        `tell` gets the words of a narrator about everything that changes.
+        """
         self.observer = DeviceObserver(sources, happenings=True)
         #: What the plane made of the last look.
         self.actions: list[Action] = []
+        self._narrator = None if tell is None else Narrator(tell)
         self._plane = ControlPlane(settings or without_self_tests(), Balanced(), Ladder())
 
     @property
@@ -133,8 +143,11 @@ class DeviceWatch:
 
     def tell(self, events: Iterable[Event]) -> State:
         """Let the plane know of something; for what no source sees."""
-        self.actions = self._plane.step(time.monotonic(), list(events))
-        return self._plane.state
+        events = list(events)
+        self.actions = self._plane.step(time.monotonic(), events)
+        if self._narrator is not None:
+            self._narrator.follow(self.state, events, self.actions)
+        return self.state
 
     def close(self) -> None:
         """Close the sources; see `DeviceObserver.close`."""

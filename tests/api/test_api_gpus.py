@@ -1,5 +1,9 @@
 """GPUManager: what it sees."""
 
+import logging
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -134,6 +138,19 @@ def test_a_failure_is_remembered_when_the_reading_is_clean_again(
         assert manager.check_health(3).health is Health.FAILED
 
 
+def test_what_changes_is_logged_once_with_what_to_do(
+    manager: GPUManager, box: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager.detect_gpus()
+    box.reads(3, findings=(LOST,))
+    with caplog.at_level(logging.WARNING, "muai_core.api"):
+        manager.detect_gpus()
+        manager.detect_gpus()
+    (record,) = caplog.records
+    assert "XID 79: fell off the bus" in record.getMessage()
+    assert "reboot the node" in record.getMessage()
+
+
 def test_what_happens_between_two_looks_counts(manager: GPUManager, box: Any) -> None:
     manager.detect_gpus()
     box.tell(Happening(uuid="GPU-1", finding=LOST))
@@ -254,3 +271,24 @@ def test_threads_that_ask_at_once_get_the_same_manager(of_process: Any) -> None:
         thread.join(30)
     assert len(found) == 8
     assert len({id(manager) for manager in found}) == 1
+
+
+def test_a_forked_child_makes_a_manager_of_its_own(simulated_config: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from muai_core.api import get_gpu_manager\n"
+        "first = get_gpu_manager(sys.argv[1])\n"
+        "assert len(first.detect_gpus()) == 4\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    own = get_gpu_manager(sys.argv[1])\n"
+        "    os._exit(0 if own is not first and len(own.detect_gpus()) == 4 else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(simulated_config)],
+        env=os.environ,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0

@@ -14,7 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+
+from muai_core.cli.device_watch import watch as watch_devices
+from muai_core.cli.outlook import Picture
 
 DEADLINE_S = 60.0
 MODEL = "  chat: {source: weights, engine: fake}\n"
@@ -107,6 +111,37 @@ def test_what_happens_is_in_the_next_picture(watch: Start, tmp_path: Path) -> No
         if not all(present):
             break
     assert present == [True, True, False, False]
+
+
+def looks(*outcomes: Any) -> Callable[[], Picture]:
+    """A look with these outcomes, one after the other, then Ctrl-C."""
+    left = list(outcomes)
+
+    def look() -> Picture:
+        outcome = left.pop(0) if left else KeyboardInterrupt()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    return look
+
+
+EMPTY = Picture(
+    devices=[], links=[], device_sources=[], absences=[], rejected=[], controller_pid=None
+)
+
+
+def test_a_look_that_fails_is_told_and_the_next_may_succeed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    watch_devices(looks(EMPTY, click.ClickException("it does not answer"), EMPTY), 0.01, True)
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("[]\n[]\n", "it does not answer\n")
+
+
+def test_a_first_look_that_fails_ends_it() -> None:
+    with pytest.raises(click.ClickException, match="another user"):
+        watch_devices(looks(click.ClickException("another user")), 0.01, False)
 
 
 class Terminal:
