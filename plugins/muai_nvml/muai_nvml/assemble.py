@@ -182,21 +182,24 @@ def _readings(
     asked_at_s: float,
     offset_s: float,
 ) -> list[DeviceReading]:
-    """One for each device: with its last values and when they were taken, unless it answers that
-    it has none."""
-    sampled = slot.sampled if slot is not None and slot.failure is None else None
-    values = {reading.uuid: reading for reading in sampled.readings} if sampled is not None else {}
-    readings = []
-    for device in described.devices:
-        reading = values.get(device.uuid)
-        if reading is None or sampled is None:
-            readings.append(DeviceReading(uuid=device.uuid, findings=findings))
-            continue
-        sampled_at_s = None if sampled.at_s >= asked_at_s else sampled.at_s + offset_s
-        readings.append(
-            msgspec.structs.replace(reading, findings=findings, sampled_at_s=sampled_at_s)
+    """One for each device: with its last values, unless it answers that it has none, and when it
+    last had some."""
+    sampled = slot.sampled if slot is not None else None
+    values: dict[str, DeviceReading] = {}
+    sampled_at_s = None
+    if slot is not None and sampled is not None:
+        if slot.failure is None:
+            values = {reading.uuid: reading for reading in sampled.readings}
+        if sampled.at_s < asked_at_s:
+            sampled_at_s = sampled.at_s + offset_s
+    return [
+        msgspec.structs.replace(
+            values.get(device.uuid) or DeviceReading(uuid=device.uuid),
+            findings=findings,
+            sampled_at_s=sampled_at_s,
         )
-    return readings
+        for device in described.devices
+    ]
 
 
 def _on_islands(

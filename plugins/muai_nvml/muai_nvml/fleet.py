@@ -297,7 +297,7 @@ class Fleet:
     def _retry(self, slot: Slot, stuck: Stuck, now_s: float) -> None:
         if now_s < stuck.retry_at_s or self.main is None:
             return
-        if self.undead(slot.index) >= _MOST_UNDEAD:
+        if sum(dying.only == slot.index for dying in self.dying) >= _MOST_UNDEAD:
             stuck.retry_at_s = now_s + _LONGEST_PAUSE_S
             return
         probe = self._start(slot.index, frozenset(), now_s)
