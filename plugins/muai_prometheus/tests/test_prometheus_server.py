@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from muai_prometheus import PrometheusSink
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from muai_core.model.metrics import MetricFamily
 
@@ -22,6 +23,11 @@ DEADLINE_S = 60.0
 PACKAGE = "needs the Debian package prometheus (apt-get install prometheus)"
 DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 GIB = 2**30
+#: What a Prometheus server of version 2.42 sends.
+ACCEPT_OF_PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason=PACKAGE)
 needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason=PACKAGE)
@@ -64,6 +70,18 @@ def test_promtool_has_no_complaint(
     for family in everything:
         suffix = "_total" if family.kind == "counter" else ""
         assert f"# TYPE {family.name}{suffix} {family.kind}\n" in text
+
+
+def test_the_official_parser_takes_all_of_it_as_openmetrics(
+    sink: PrometheusSink, scrape: Callable[..., str], everything: Sequence[MetricFamily]
+) -> None:
+    sink.publish(everything)
+    text = scrape({"Accept": ACCEPT_OF_PROMETHEUS}, process=True)
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    for family in everything:
+        found = families[family.name]
+        assert (found.type, found.documentation) == (family.kind, family.help)
+        assert found.samples
 
 
 def free_port() -> int:
