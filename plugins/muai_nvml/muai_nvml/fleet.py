@@ -11,10 +11,11 @@ All of this runs in one thread, with time as an argument; nothing in it waits or
 import logging
 from collections.abc import Callable
 
+from muai_nvml.burials import Burials
 from muai_nvml.conditions import History
 from muai_nvml.driver_events import GPU_RECOVERY_ACTION, XID
 from muai_nvml.probe_process import ProbeProcess
-from muai_nvml.slots import Dying, Listener, Probe, Slot, Stuck
+from muai_nvml.slots import LONGEST_PAUSE_S, Listener, Probe, Slot, Stuck
 from muai_nvml.wire import (
     HOST,
     Described,
@@ -35,14 +36,11 @@ from muai_nvml.wire import (
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_PAUSE_S = 60.0
 _LONGEST_RESTART_PAUSE_S = 30.0
 #: Probes of one GPU that were killed and do not die: no more are started meanwhile.
 _MOST_UNDEAD = 3
 #: A GPU that was stuck goes back to the main probe after so many answers.
 _ANSWERS_TO_REJOIN = 3
-#: A killed process that is still there after this long is stuck in the kernel.
-DIES_WITHIN_S = 5.0
 _XID_RECOVERY_ACTION_CHANGED = 154
 
 
@@ -58,13 +56,12 @@ class Fleet:
     ) -> None:
         """`spawn(only, without, with_links)` may raise OSError; `bury` stops reading from it."""
         self._spawn = spawn
-        self._bury = bury
+        self.burials = Burials(bury)
         self._listener = listener
         self._deadline_s = deadline_s
         self.main: Probe | None = None
         self.next: Probe | None = None
         self.alone: dict[int, Probe] = {}
-        self.dying: list[Dying] = []
         self.slots: dict[int, Slot] = {}
         self.linked = Linked(())
         self._with_links = True
@@ -106,7 +103,7 @@ class Fleet:
         """Start NVML anew, in a new main probe; False when that was tried only lately."""
         if now_s < self._renew_at_s:
             return False
-        self._renew_at_s = now_s + min(2.0**self._renewals, _LONGEST_PAUSE_S)
+        self._renew_at_s = now_s + min(2.0**self._renewals, LONGEST_PAUSE_S)
         self._renewals += 1
         self._start_afresh(now_s)
         return True
@@ -197,7 +194,7 @@ class Fleet:
             self._retire(self.next, now_s)
         if self._wants_next and now_s >= self.restart_at_s:
             self.next = self._start(None, self._stuck_ones, now_s)
-        self._reap(now_s)
+        self.burials.reap(now_s)
 
     def next_due_s(self) -> float | None:
         """When `tick` has something to do, unless a probe speaks first."""
@@ -207,14 +204,10 @@ class Fleet:
             for slot in self.slots.values()
             if slot.stuck is not None and slot.index not in self.alone
         ]
-        due += [dying.killed_at_s + DIES_WITHIN_S for dying in self.dying if not dying.reported]
+        due.append(self.burials.next_due_s())
         if self._wants_next:
             due.append(self.restart_at_s)
         return min((at_s for at_s in due if at_s is not None), default=None)
-
-    def undead(self, index: int) -> int:
-        """Probes of this GPU alone that were killed long ago and are still there."""
-        return sum(dying.reported and dying.only == index for dying in self.dying)
 
     @property
     def _stuck_ones(self) -> frozenset[int]:
@@ -284,9 +277,7 @@ class Fleet:
             self._resize(main.gpus)
 
     def _retire(self, probe: Probe, now_s: float) -> None:
-        self._bury(probe.process)
-        probe.process.kill()
-        self.dying.append(Dying(process=probe.process, only=probe.only, killed_at_s=now_s))
+        self.burials.bury(probe.process, probe.only, now_s)
         if probe is self.main:
             self.main = None
         elif probe is self.next:
@@ -297,25 +288,14 @@ class Fleet:
     def _retry(self, slot: Slot, stuck: Stuck, now_s: float) -> None:
         if now_s < stuck.retry_at_s or self.main is None:
             return
-        if sum(dying.only == slot.index for dying in self.dying) >= _MOST_UNDEAD:
-            stuck.retry_at_s = now_s + _LONGEST_PAUSE_S
+        if self.burials.waiting(slot.index) >= _MOST_UNDEAD:
+            stuck.retry_at_s = now_s + LONGEST_PAUSE_S
             return
         probe = self._start(slot.index, frozenset(), now_s)
         if probe is None:
             stuck.retry_at_s = now_s + self._deadline_s
         else:
             self.alone[slot.index] = probe
-
-    def _reap(self, now_s: float) -> None:
-        for dying in list(self.dying):
-            if dying.process.reap():
-                self.dying.remove(dying)
-            elif not dying.reported and now_s - dying.killed_at_s >= DIES_WITHIN_S:
-                dying.reported = True
-                _log.warning(
-                    "the killed NVML probe process %d does not end: it is stuck in the driver",
-                    dying.process.pid,
-                )
 
     def _count_failure(self, reason: str, now_s: float) -> None:
         """The first is followed by a restart at once, further ones by growing pauses."""
@@ -331,7 +311,7 @@ class Fleet:
             return
         was_main = probe is self.main
         self._retire(probe, now_s)
-        pause_s = min(2.0**self._init_failures, _LONGEST_PAUSE_S)
+        pause_s = min(2.0**self._init_failures, LONGEST_PAUSE_S)
         self._init_failures += 1
         self.restart_at_s = now_s + pause_s
         if was_main:
@@ -356,11 +336,7 @@ class Fleet:
             # It has moved, after a change of the driver's or the number of GPUs.
             if slot.described is not None and slot.described.gpu_uuid == report.gpu_uuid:
                 slot.described = None
-        slot = self._slot(report.index)
-        if slot.described is None or slot.described.gpu_uuid != report.gpu_uuid:
-            slot.sampled = None
-            slot.history = History()
-        slot.described = report
+        self._slot(report.index).describe(report)
 
     def _link(self, report: Linked) -> None:
         """What was seen between GPUs that this probe leaves out stays as it was."""
@@ -387,6 +363,7 @@ class Fleet:
         elif slot.stuck is not None:
             # The call has returned after all.
             slot.stuck.retry_at_s = min(slot.stuck.retry_at_s, now_s)
+        slot.looking = False
         if slot.recheck:
             slot.recheck = False
             self._listener.rechecked(slot)
@@ -408,19 +385,16 @@ class Fleet:
         self._stick(slot, words, now_s - report.after_s, now_s)
 
     def _stick(self, slot: Slot, words: str, since_s: float, now_s: float) -> None:
-        slot.answers_alone = 0
-        if slot.stuck is None:
-            slot.stuck = Stuck(words=words, since_s=since_s, retry_at_s=now_s)
-        else:
-            pause_s = self._deadline_s * 2.0 ** (slot.stuck.misses - 1)
-            slot.stuck.misses += 1
-            slot.stuck.words = words
-            slot.stuck.retry_at_s = now_s + min(pause_s, _LONGEST_PAUSE_S)
+        slot.stick(words, since_s, now_s, self._deadline_s)
         self._listener.unresponsive(slot)
 
     def _occurred(self, probe: Probe, event: Occurred) -> None:
         slot = self.slots.get(event.index) if event.index is not None else None
-        is_154 = event.event_type == XID and event.data == _XID_RECOVERY_ACTION_CHANGED
-        if slot is not None and (is_154 or event.event_type == GPU_RECOVERY_ACTION):
-            slot.recheck = probe.process.send(Sample(only=slot.index, everything=True))
+        if slot is not None:
+            is_154 = event.event_type == XID and event.data == _XID_RECOVERY_ACTION_CHANGED
+            recheck = is_154 or event.event_type == GPU_RECOVERY_ACTION
+            # What it counts may have changed; a burst of events is one reason to look.
+            if recheck or not slot.looking:
+                slot.looking = probe.process.send(Sample(only=slot.index, everything=True))
+                slot.recheck |= recheck
         self._listener.occurred(slot, event, probe.process.pid)

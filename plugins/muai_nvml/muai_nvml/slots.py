@@ -12,6 +12,8 @@ from muai_nvml.wire import Described, Failure, Occurred, Sampled
 START_DEADLINE_S = 10.0
 #: So much longer than a GPU's deadline a probe that was asked may say nothing at all.
 SILENCE_S = 1.0
+#: Between two tries with a GPU that does not answer, or with a driver that does not start.
+LONGEST_PAUSE_S = 60.0
 
 
 class Stuck(Struct, kw_only=True):
@@ -40,8 +42,29 @@ class Slot(Struct, kw_only=True, eq=False):
     stuck: Stuck | None = None
     #: Times that it has answered its own probe since it was stuck.
     answers_alone: int = 0
+    #: An event was told of it, and it is being read again because of that.
+    looking: bool = False
     #: The driver said that its recovery action has changed: tell it with the next sample.
     recheck: bool = False
+
+    def describe(self, described: Described) -> None:
+        """What was seen of another GPU, which had this number before, says nothing of this one."""
+        if self.described is None or self.described.gpu_uuid != described.gpu_uuid:
+            self.sampled = None
+            self.history = History()
+        self.described = described
+
+    def stick(self, words: str, since_s: float, now_s: float, deadline_s: float) -> None:
+        """One more missed deadline. The first is followed by a new try at once, later ones by
+        pauses that double."""
+        self.answers_alone = 0
+        if self.stuck is None:
+            self.stuck = Stuck(words=words, since_s=since_s, retry_at_s=now_s)
+            return
+        pause_s = deadline_s * 2.0 ** (self.stuck.misses - 1)
+        self.stuck.misses += 1
+        self.stuck.words = words
+        self.stuck.retry_at_s = now_s + min(pause_s, LONGEST_PAUSE_S)
 
 
 class Probe(Struct, kw_only=True, eq=False):
@@ -76,15 +99,6 @@ class Probe(Struct, kw_only=True, eq=False):
         if self.ready and self.owes_since_s is None:
             return None
         return max(self.owes_since_s or 0.0, self.heard_at_s) + deadline_s + SILENCE_S
-
-
-class Dying(Struct, kw_only=True, eq=False):
-    """A killed probe that has not been reaped."""
-
-    process: ProbeProcess
-    only: int | None
-    killed_at_s: float
-    reported: bool = False
 
 
 class Listener:

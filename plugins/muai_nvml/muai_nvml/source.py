@@ -152,7 +152,7 @@ class NvmlSource(DeviceSource):
             asked_at_s=asked_at_s,
             observed_at_s=now_s,
             fault=fault,
-            undead={index: fleet.undead(index) for index in fleet.slots},
+            undead={index: fleet.burials.undead(index) for index in fleet.slots},
         )
 
     def _why_nothing_works(self, fleet: "Fleet") -> HostFault | None:

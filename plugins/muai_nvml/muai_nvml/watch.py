@@ -139,6 +139,7 @@ class Watch:
 
     def _timeout_s(self, now_s: float) -> float | None:
         due = [self._fleet.next_due_s()]
+        main = self._fleet.main
         if self._round is not None:
             asked_at_s = self._round.asked_at_s
             due += [
@@ -147,6 +148,7 @@ class Watch:
                     self._last_heard_s() + _LATE_GRACE_S,
                     asked_at_s + _FIRST_PATIENCE_S,
                     asked_at_s + ROUND_LIMIT_S,
+                    main.started_at_s + ROUND_LIMIT_S if main is not None else 0.0,
                 )
                 if at_s > now_s
             ]
@@ -177,8 +179,11 @@ class Watch:
         main = self._fleet.main
         if main is None or now_s - round_.asked_at_s >= ROUND_LIMIT_S:
             return True
+        if main.gpus is None:
+            # A driver that hangs is waited for only once.
+            return self._fleet.init_hangs or now_s - main.started_at_s >= ROUND_LIMIT_S
         # Until it has been everywhere but at late GPUs, and has counted them.
-        if main.gpus is None or main.owes_since_s is not None:
+        if main.owes_since_s is not None:
             return False
         waiting = [slot for slot in self._fleet.slots.values() if self._waits(slot, round_, now_s)]
         if any(slot.index not in main.without for slot in waiting) and main.ready:
@@ -273,14 +278,14 @@ class Watch:
     def _end(self) -> None:
         self._fleet.close(time.monotonic())
         give_up_at_s = time.monotonic() + _CLOSE_WITHIN_S
-        while self._fleet.dying and time.monotonic() < give_up_at_s:
+        while self._fleet.burials.pids and time.monotonic() < give_up_at_s:
             # Woken by the pidfds; the pause is for systems without them.
             for key, _ in self._selector.select(0.05):
                 if key.data is not None:
                     key.data()
             self._fleet.tick(time.monotonic())
-        if self._fleet.dying:
-            pids = ", ".join(str(dying.process.pid) for dying in self._fleet.dying)
+        pids = ", ".join(map(str, self._fleet.burials.pids))
+        if pids:
             _log.warning("NVML: probe processes %s are stuck in the driver and stay behind", pids)
         self._selector.close()
         os.close(self._wake_read)

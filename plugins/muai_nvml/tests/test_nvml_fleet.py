@@ -134,7 +134,7 @@ def test_probes_that_cannot_be_killed_are_not_piled_up(world: World) -> None:
             world.say(probe, Starting(), Started(2), Missed(1, "nvmlDeviceGetUUID", 2.0))
         world.tick(60.0)
     assert sum(process.only == 1 for process in world.spawned) == 3
-    assert world.fleet.undead(1) == 3
+    assert world.fleet.burials.undead(1) == 3
 
 
 def test_it_rejoins_after_some_answers(world: World) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from fake_nvml import FakeNvml
 from muai_nvml.source import ProbeFailed
+from muai_nvml.watch import ROUND_LIMIT_S
 from nvml_observing import (
     WAIT_S,
     Make,
@@ -154,6 +155,9 @@ class TestHang:
         found = observe(source)
         assert found.fault is not None
         assert found.fault.kind == "nvml_unresponsive"
+        again_at_s = time.monotonic()
+        assert observe(source).fault == found.fault
+        assert time.monotonic() - again_at_s < ROUND_LIMIT_S / 2
         fake.heal()
         observe_until(source, lambda found: len(found.devices) == 2 and found.fault is None)
 
