@@ -1,6 +1,6 @@
 """From MuAI's metric families to the data model of the OpenTelemetry SDK."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -26,19 +26,29 @@ from muai_otel.series import Series, SeriesTable
 #: A collector takes 4 MiB over gRPC unless told otherwise; a point takes 200 to 400 bytes.
 POINTS_PER_REQUEST = 4000
 
+#: A metric's form, its description and its points.
+Sendable = tuple[Form, str, list[Any]]
+
 
 class Converter:
     """Turns batches into requests. Used by one thread."""
 
-    def __init__(self, resource: Resource, scope: InstrumentationScope, opened_ns: int) -> None:
+    def __init__(
+        self,
+        resource: Resource,
+        scope: InstrumentationScope,
+        opened_ns: int,
+        points_per_request: int = POINTS_PER_REQUEST,
+    ) -> None:
         """`opened_ns`: since when cumulative values count, in nanoseconds since the epoch."""
+        self._points_per_request = points_per_request
         self._resource = resource
         self._scope = scope
         self._table = SeriesTable(opened_ns)
 
     def convert(self, families: Sequence[MetricFamily], at_ns: int) -> list[MetricsData]:
         """The requests for one batch that was taken at `at_ns`; empty when there is nothing."""
-        metrics: dict[str, tuple[Form, str, list[Any]]] = {}
+        metrics: dict[str, Sendable] = {}
         sent: set[object] = set()
         self._table.begin(families)
         for family in families:
@@ -50,28 +60,27 @@ class Converter:
                     sent.add(series.key)
                     points.append(_data_point(form, series, point, at_ns))
         self._table.end(at_ns)
-        return [self._request(part) for part in _in_parts(metrics.values())]
+        return [self._request(part) for part in self._in_parts(metrics.values())]
+
+    def _in_parts(self, metrics: Iterable[Sendable]) -> Iterator[list[Metric]]:
+        """Metrics in lists of so many points at most; a large metric is cut."""
+        part: list[Metric] = []
+        room = self._points_per_request
+        for form, description, points in metrics:
+            while points:
+                taken, points = points[:room], points[room:]
+                part.append(_metric(form, description, taken))
+                room -= len(taken)
+                if room == 0:
+                    yield part
+                    part, room = [], self._points_per_request
+        if part:
+            yield part
 
     def _request(self, metrics: list[Metric]) -> MetricsData:
         scope = ScopeMetrics(scope=self._scope, metrics=metrics, schema_url="")
         resource = ResourceMetrics(resource=self._resource, scope_metrics=[scope], schema_url="")
         return MetricsData(resource_metrics=[resource])
-
-
-def _in_parts(metrics: Any) -> Iterator[list[Metric]]:
-    """Metrics in lists of at most `POINTS_PER_REQUEST` points; a large metric is cut."""
-    part: list[Metric] = []
-    room = POINTS_PER_REQUEST
-    for form, description, points in metrics:
-        while points:
-            taken, points = points[:room], points[room:]
-            part.append(_metric(form, description, taken))
-            room -= len(taken)
-            if room == 0:
-                yield part
-                part, room = [], POINTS_PER_REQUEST
-    if part:
-        yield part
 
 
 def _metric(form: Form, description: str, points: list[Any]) -> Metric:
@@ -99,7 +108,7 @@ def _data_point(
         attributes=series.attributes,
         start_time_unix_nano=0 if form.instrument == "gauge" else series.start_ns,
         time_unix_nano=at_ns,
-        value=round(value) if form.whole else value,
+        value=int(value) if form.whole and value.is_integer() else value,
     )
 
 

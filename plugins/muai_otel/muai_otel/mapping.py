@@ -71,16 +71,15 @@ class Form(Struct, frozen=True, kw_only=True):
         return counts or self.unit in ("By", "{error}")
 
 
-#: Counted by the device, not by us: their first value is not zero.
-COUNTED_BY_DEVICES = "gpu_"
+_COUNTED_BY_MUAI = frozenset({"gpu_xid_errors"})
 
 _TRANSFERRED = Attribute(
     "network.io.direction",
-    {"rx": "receive", "tx": "transmit", "received": "receive", "transmitted": "transmit"},
+    {"rx": "receive", "tx": "transmit"},
 )
 _LIMIT = Attribute(
     "hw.limit_type",
-    {"slowdown": "throttled", "shutdown": "high.critical", "gpu_max": "max", "max": "max"},
+    {"slowdown": "throttled", "shutdown": "high.critical", "gpu_max": "max"},
 )
 _STATE = Attribute("hw.state", {"healthy": "ok", "suspect": "predicted_failure"})
 _MODEL = Attribute("gen_ai.request.model")
@@ -195,6 +194,11 @@ _INSTRUMENTS: Mapping[MetricKind, Instrument] = {
 def form_of(family: MetricFamily) -> Form:
     """The metric in OpenTelemetry: by its conventions where they know it, else its own form."""
     return CONVENTIONS.get(family.name) or own_form(family.name, family.kind)
+
+
+def counted_by_device(name: str) -> bool:
+    """Whether the device counts, since a time that we do not know: its first value is not zero."""
+    return name.startswith("gpu_") and name not in _COUNTED_BY_MUAI
 
 
 def own_form(name: str, kind: MetricKind) -> Form:

@@ -5,11 +5,11 @@ from functools import lru_cache
 
 from muai_core.model.metrics import MetricFamily, MetricPoint
 from muai_otel.mapping import (
-    COUNTED_BY_DEVICES,
     GPU_INFO,
     GPU_LABEL,
     IDENTITY,
     Form,
+    counted_by_device,
 )
 
 Attributes = Mapping[str, str]
@@ -65,7 +65,7 @@ class SeriesTable:
         time: OpenTelemetry's data model then wants the first observation's time as the start.
         """
         name, names = family.name, family.label_names
-        start_ns = at_ns if name.startswith(COUNTED_BY_DEVICES) else self._before_ns
+        start_ns = at_ns if counted_by_device(name) else self._before_ns
         gpu = names.index(GPU_LABEL) if GPU_LABEL in names else None
         is_histogram = family.kind == "histogram"
         for point in family.points:
