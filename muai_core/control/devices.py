@@ -153,9 +153,7 @@ def _weighed(
     if inventory.fault is not None:
         # What a source says about its devices while its driver is gone says nothing.
         return health.opened(condition, _host_fault(inventory.fault), now_s), None
-    listed = health.closed(
-        health.closed(condition, health.HOST_FAULT, now_s), health.VANISHED, now_s
-    )
+    listed = health.closed(condition, health.OWN, now_s)
     ended = _BACK if _vanished(condition) else None
     after, ending = health.read(
         listed,
@@ -212,7 +210,7 @@ def _miss(turn: Turn, inventory: Inventory, record: DeviceRecord) -> None:
         if condition is not before:
             _put(turn, record, structs.replace(record, condition=condition))
         return
-    condition = health.opened(health.closed(before, health.HOST_FAULT, now_s), _VANISHED, now_s)
+    condition = health.opened(health.closed(before, (health.HOST_FAULT,), now_s), _VANISHED, now_s)
     if record.present or condition is not before:
         turn.views.incomplete |= record.present
         turn.capacity_changed |= record.present
@@ -361,7 +359,7 @@ def _put(
     elif before.condition.cause != record.condition.cause:
         turn.views.outdated[uuid] = None
     then = DeviceHealth() if before is None else before.condition
-    if record.condition is then:
+    if health.same_findings(then.open, record.condition.open):
         return False
     return report_health(turn, uuid, then, record.condition, ended)
 

@@ -25,7 +25,7 @@ Everything here is a pure function from one `DeviceHealth` to the next. Who call
 told to people, is in `devices`; how often something happened is counted in `tally`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import StrEnum
 
 from msgspec import structs
@@ -40,7 +40,7 @@ MOST_OPEN = 32
 #: The plane's own conditions: it opens and closes them itself, no reading shows them.
 HOST_FAULT = "host_fault"
 VANISHED = "vanished"
-_OWN = (HOST_FAULT, VANISHED)
+OWN = (HOST_FAULT, VANISHED)
 
 
 class Ending(StrEnum):
@@ -110,7 +110,7 @@ def read(
         if one.finding.key in shown:
             finding = shown.pop(one.finding.key)
             open_now.append(_still_there(health, one, finding, at_s))
-        elif sampled_at_s is None or sampled_at_s <= one.last_at_s or one.finding.kind in _OWN:
+        elif sampled_at_s is None or sampled_at_s <= one.last_at_s or one.finding.kind in OWN:
             open_now.append(one)
         else:
             absent = structs.replace(one, present=False, clean_readings=one.clean_readings + 1)
@@ -122,7 +122,17 @@ def read(
     for finding in shown.values():
         open_now.append(_opened(health, finding, at_s, present=True))
         counts = tally.counted(counts, finding.key)
+    if same_findings(health.open, open_now):
+        # Only times have changed: of 10,000 degraded devices, too, each must cost next to nothing.
+        return structs.replace(health, open=tuple(open_now)), ended
     return _settled(structs.replace(health, counts=counts), open_now, now_s), ended
+
+
+def same_findings(before: Sequence[OpenFinding], after: Sequence[OpenFinding]) -> bool:
+    """Whether nothing was found, nothing ended and nothing changed its words."""
+    return len(before) == len(after) and all(
+        one.finding is other.finding for one, other in zip(before, after, strict=True)
+    )
 
 
 def _ended_by_reading(
@@ -145,10 +155,12 @@ def _still_there(
     health: DeviceHealth, one: OpenFinding, finding: Finding, at_s: float
 ) -> OpenFinding:
     """A condition may change its words and its severity, but not unlatch itself that way."""
-    if not _latched(one.finding) or finding.severity.rank >= one.finding.severity.rank:
-        one = structs.replace(one, finding=finding)
+    kept = one.finding
+    if finding != kept and (not _latched(kept) or finding.severity.rank >= kept.severity.rank):
+        kept = finding
     return structs.replace(
         one,
+        finding=kept,
         last_at_s=max(one.last_at_s, at_s),
         present=True,
         clean_readings=0,
@@ -287,9 +299,7 @@ def can_be_cleared(health: DeviceHealth) -> bool:
 
 def reinstated(health: DeviceHealth, now_s: float) -> tuple[DeviceHealth, Ending | None]:
     """After an operator said that the device is fit: what holds will show in the next reading."""
-    health, ending = _without(
-        health, lambda one: one.finding.kind not in _OWN, _E.REINSTATED, now_s
-    )
+    health, ending = _without(health, lambda one: one.finding.kind not in OWN, _E.REINSTATED, now_s)
     return structs.replace(health, bursts={}, reinstated_at_s=now_s), ending
 
 
@@ -308,9 +318,9 @@ def opened(health: DeviceHealth, finding: Finding, now_s: float) -> DeviceHealth
     return _settled(health, [*health.open, condition], now_s)
 
 
-def closed(health: DeviceHealth, kind: str, now_s: float) -> DeviceHealth:
-    """Without one of the plane's own conditions."""
-    return _without(health, lambda one: one.finding.kind == kind, _E.ABSENT, now_s)[0]
+def closed(health: DeviceHealth, kinds: Collection[str], now_s: float) -> DeviceHealth:
+    """Without these of the plane's own conditions."""
+    return _without(health, lambda one: one.finding.kind in kinds, _E.ABSENT, now_s)[0]
 
 
 # --- how it is done -----------------------------------------------------------------------------
