@@ -11,11 +11,11 @@ from muai_core.control.plane import ControlPlane
 from muai_core.control.recovery import Ladder
 from muai_core.control.state import ControlSettings
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, DeviceReading, Inventory
+from muai_core.model.device import Device, DeviceReading, HostFault, Inventory
 from muai_core.planning.balanced import Balanced
 from muai_core.plugin.loading import PluginRecord
 from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss
-from muai_core.runtime.device_views import View
+from muai_core.runtime.device_views import View, health_view
 from muai_core.runtime.explain import explain_view
 from muai_core.runtime.resolution import EngineChoice
 from muai_core.runtime.sinks import SinkStatus
@@ -196,6 +196,28 @@ def test_failed_plugins_and_sinks_are_told(capsys: pytest.CaptureFixture[str]) -
     assert "OSError: no" in told.out
     assert "plugin bad failed to load: Oops: no" in told.err
     assert "device source fake: driver gone" in told.err
+
+
+def test_a_fault_of_the_host_is_told_above_its_devices(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    story = Story()
+    story.now_s += 1
+    fault = HostFault(kind="driver_not_loaded", reason="no driver is loaded", advice="load it")
+    inventory = Inventory(source="fake", observed_at_s=story.now_s, devices=(), fault=fault)
+    story.tell(ev.DevicesObserved(inventory=inventory))
+    status = story.status()
+    assert {device["health"] for device in status["devices"]} == {"unknown"}
+    print_status(status)
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index("fake: no driver is loaded; load it")
+    assert lines[place + 1].startswith("DEVICE")
+    (told, *_) = health_view(story.plane.state)
+    assert (told["health"], told["health_reason"], told["advice"]) == (
+        "unknown",
+        "no driver is loaded",
+        "load it",
+    )
 
 
 def test_no_view_holds_engine_options() -> None:
