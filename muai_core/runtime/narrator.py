@@ -112,7 +112,8 @@ class Narrator:
             where = _device_name(state, action.uuid)
         times = f" ({action.count} times so far)" if action.count > 1 else ""
         words = f"{where}: {one_line(action.finding.reason)}{times}"
-        self.tell("info", _with_advice(words, action.finding.advice))
+        grave = action.finding.severity.rank >= Health.SUSPECT.rank
+        self.tell("bad" if grave else "info", _with_advice(words, action.finding.advice))
 
     def _host_fault(self, action: act.ReportHostFault) -> None:
         where, reason = f"device source {action.source}", one_line(action.reason)
