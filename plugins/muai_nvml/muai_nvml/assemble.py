@@ -29,6 +29,12 @@ _VANISHED = Finding(
     advice="reboot the node; if it stays away, have the GPU and its slot checked",
     clears="checked",
 )
+_NO_ANSWER_YET = Finding(
+    kind="no_answer_yet",
+    severity=Health.UNKNOWN,
+    reason="it has not answered yet; the driver may be waking it",
+    clears="at_once",
+)
 _MIG_WITHOUT_INSTANCES = Finding(
     kind="mig_without_instances",
     severity=Health.UNKNOWN,
@@ -136,6 +142,8 @@ class Assembler:
         elif slot.sampled is not None:
             facts = slot.sampled.facts
             found += conditions(facts, slot.history, self._settings.thresholds)
+        elif slot.stuck is None:
+            found.append(_NO_ANSWER_YET)
         if described is not None and described.mig_without_instances:
             found.append(_MIG_WITHOUT_INSTANCES)
         return tuple(found)

@@ -6,6 +6,7 @@ counts the bytes (fields 197 and 198), they are.
 """
 
 from collections.abc import Iterator
+from ctypes import byref
 from typing import Any
 
 from msgspec import Struct
@@ -237,8 +238,7 @@ def _sram_threshold_exceeded(visit: Visit, handle: Any) -> bool | None:
     if build is None:
         return None
     status = build()
-    pointer = visit.nvml.module.byref(status)
-    if visit.get("nvmlDeviceGetSramEccErrorStatus", handle, pointer) is None:
+    if visit.get("nvmlDeviceGetSramEccErrorStatus", handle, byref(status)) is None:
         return None
     return bool(status.bThresholdExceeded)
 

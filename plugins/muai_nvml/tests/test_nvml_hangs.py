@@ -42,7 +42,7 @@ class TestHang:
         while time.monotonic() < deadline_s:
             asked_at_s = time.monotonic()
             found = source.observe(asked_at_s)
-            assert time.monotonic() - asked_at_s < 2.0
+            assert time.monotonic() - asked_at_s < 4.0
             for number, reading in enumerate(found.readings):
                 if number != 3:
                     assert reading.findings == ()
@@ -52,7 +52,7 @@ class TestHang:
             assert stuck.memory_used_bytes == healthy[3].memory_used_bytes
             assert stuck.sampled_at_s is not None
             time.sleep(0.1)
-        assert oldest_s <= 1.0
+        assert oldest_s <= 2.0
         assert kinds(found.readings[3]) == ["unresponsive"]
         first = told.wait(lambda happening: happening.finding.kind == "unresponsive")[0]
         assert first.uuid == fake_nvml.uuid(3)
@@ -119,9 +119,13 @@ class TestHang:
         assert [reading.memory_used_bytes is not None for reading in found.readings].count(
             True
         ) == 2
-        found = observe_until(source, lambda found: len(found.devices) == 3)
-        unknown = next(r for r in found.readings if r.uuid == "GPU-unknown-1")
-        assert kinds(unknown) in ([], ["unresponsive"])
+        assert {r.uuid: kinds(r) for r in found.readings if r.findings} in (
+            {"GPU-unknown-1": ["no_answer_yet"]},
+            {"GPU-unknown-1": ["unresponsive"]},
+        )
+        observe_until(
+            source, lambda found: any(kinds(r) == ["unresponsive"] for r in found.readings)
+        )
         fake.heal()
         found = observe_until(source, lambda found: fake.uuid(1) in {d.uuid for d in found.devices})
         assert [device.uuid for device in found.devices] == [fake.uuid(n) for n in range(3)]
