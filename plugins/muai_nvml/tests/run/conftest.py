@@ -21,12 +21,21 @@ Start = Callable[..., Running]
 
 @contextlib.contextmanager
 def starter(folder: Path, library: Path) -> Iterator[Start]:
-    """start(gpus=8, profile="h200", **as for Running): a controller that is ready."""
+    """start(gpus=8, profile="h200", given=..., **as for Running): a controller that is ready.
+
+    `given(fake)` is called before it starts.
+    """
     started: list[Running] = []
 
-    def start(gpus: int = 8, profile: str = "h200", **settings: Any) -> Running:
+    def start(
+        gpus: int = 8,
+        profile: str = "h200",
+        given: Callable[[FakeNvml], None] = lambda fake: None,
+        **settings: Any,
+    ) -> Running:
         mine = folder / f"muai-{len(started)}"
         fake = FakeNvml(mine / "nvml" / "state", gpus=gpus, profile=profile, library=library)
+        given(fake)
         started.append(Running(fake, mine, **settings))
         started[-1].wait_ready()
         return started[-1]

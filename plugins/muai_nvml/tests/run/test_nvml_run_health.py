@@ -7,7 +7,6 @@ import pytest
 from running_on_fake import Running, wait_until
 
 
-
 @pytest.fixture
 def running(start_muai) -> Running:
     return start_muai()

@@ -135,8 +135,7 @@ def test_opentelemetry_gets_the_same_values_at_the_same_time(
     busy = given(lambda gpu: (10 + gpu) / 100)
     wait_until(
         "utilization",
-        lambda: received("hw.gpu.utilization", **{"hw.gpu.task": "general"})
-        == pytest.approx(busy),
+        lambda: received("hw.gpu.utilization", **{"hw.gpu.task": "general"}) == pytest.approx(busy),
     )
     healthy = given(lambda gpu: 1)
     wait_until("status", lambda: received("hw.status", **{"hw.state": "ok"}) == healthy)
