@@ -105,8 +105,8 @@ class DeviceReading(Struct, frozen=True, kw_only=True):
 
 
 class Measurement(Struct, frozen=True, gc=False):
-    """One value of one of the device metrics in `muai_core.telemetry.catalogue`, by its name
-    there (without `_total`). `labels` are the metric's labels after `gpu_id`."""
+    """One value of one of the device metrics in `muai_core.telemetry.device_catalogue`, by its
+    name there (without `_total`). `labels` are the metric's labels after `gpu_id`."""
 
     metric: str
     value: float
