@@ -94,7 +94,7 @@ def test_promtool_has_no_complaint(quickstart: Any) -> None:
         pytest.skip("needs promtool from Debian's package prometheus; .ci/run installs it")
     with urllib.request.urlopen(quickstart.metrics_url, timeout=10) as answer:
         text = answer.read()
-    assert b'muai_model_replicas_desired{model="smollm2"} 2.0' in text
+    assert b'muai_model_replicas_desired{model="smollm2"} 2\n' in text
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
 
