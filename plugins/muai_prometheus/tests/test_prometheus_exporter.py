@@ -1,5 +1,6 @@
 """The exporter for scripts: the seed's example to the byte, honest about what is unknown."""
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -12,6 +13,10 @@ import pytest
 from muai_prometheus import PrometheusExporter
 from prometheus_client.parser import text_string_to_metric_families
 
+from muai_core.api import GPUManager
+from muai_core.model.device import Device, DeviceReading, Inventory
+from muai_core.model.health import Finding, Health
+from muai_core.plugin.device_source import DeviceSource
 from muai_core.plugin.metric_sink import SinkError
 from muai_core.telemetry.device_catalogue import (
     HEALTH,
@@ -119,6 +124,69 @@ def test_all_gpus_of_a_manager(exporter: PrometheusExporter) -> None:
         'gpu_health_status{gpu_id="0"} 1',
         'gpu_health_status{gpu_id="1"} 0',
     ]
+
+
+class Box(DeviceSource):
+    """Two GPUs; the second answers until it is lost."""
+
+    name = "box"
+
+    def __init__(self) -> None:
+        self.lost = False
+
+    def observe(self, now_s: float) -> Inventory:
+        devices = [
+            Device(
+                uuid=f"GPU-{index}",
+                node="box",
+                index=index,
+                kind="gpu",
+                platform="cuda",
+                name="G",
+                memory_total_bytes=80 * 2**30,
+            )
+            for index in range(2)
+        ]
+        readings = [
+            DeviceReading(
+                uuid=device.uuid,
+                memory_used_bytes=8 * 2**30,
+                utilization_percent=75.5,
+                temperature_celsius=65.0,
+            )
+            for device in devices
+        ]
+        if self.lost:
+            finding = Finding(kind="gpu_lost", severity=Health.FAILED, reason="it is lost")
+            readings[1] = DeviceReading(uuid="GPU-1", findings=(finding,))
+        return Inventory(
+            source=self.name,
+            observed_at_s=now_s,
+            devices=tuple(devices),
+            readings=tuple(readings),
+        )
+
+
+def test_the_manager_of_the_api_tells_the_same_as_the_controller(
+    exporter: PrometheusExporter,
+) -> None:
+    box = Box()
+    with contextlib.closing(GPUManager(sources=[box])) as manager:
+        exporter.record_all_gpu_metrics(manager)
+        assert [line for line in lines(exporter) if 'gpu_id="1"' in line] == [
+            'gpu_memory_used_bytes{gpu_id="1"} 8589934592',
+            'gpu_memory_available_bytes{gpu_id="1"} 77309411328',
+            'gpu_utilization_percent{gpu_id="1"} 75.5',
+            'gpu_temperature_celsius{gpu_id="1"} 65',
+            'gpu_health_status{gpu_id="1"} 1',
+        ]
+        box.lost = True
+        manager.detect_gpus()
+        exporter.record_all_gpu_metrics(manager)
+        assert [line for line in lines(exporter) if 'gpu_id="1"' in line] == [
+            'gpu_health_status{gpu_id="1"} 0'
+        ]
+        assert len([line for line in lines(exporter) if 'gpu_id="0"' in line]) == 5
 
 
 def test_a_gpu_that_the_manager_no_longer_lists_is_lost(exporter: PrometheusExporter) -> None:
