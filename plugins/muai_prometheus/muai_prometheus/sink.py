@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PrometheusSink(MetricSink):
-    """`/metrics` for Prometheus. Rendering happens at each scrape, in the scrape's thread."""
+    """`/metrics` for Prometheus. Rendering happens at each scrape, in a thread of its own."""
 
     name = "prometheus"
 
