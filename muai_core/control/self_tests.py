@@ -85,7 +85,7 @@ def _due(condition: DeviceHealth, settings: HealthSettings, now_s: float, *, idl
         pause_s = settings.self_test_interval_s
     else:
         return False
-    return test is None or now_s >= (test.ended_at_s or test.deadline_at_s) + pause_s
+    return test is None or test.ended_at_s is None or now_s >= test.ended_at_s + pause_s
 
 
 def free_for_test_bytes(state: State, record: DeviceRecord) -> int:
