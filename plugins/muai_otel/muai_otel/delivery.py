@@ -18,7 +18,7 @@ SPANS_PER_REQUEST = 512
 #: How long the first span waits for others to travel with.
 GATHER_S = 0.5
 #: Longest pause between two tries while the collector does not take spans.
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 10.0
 
 
 class MetricDelivery:

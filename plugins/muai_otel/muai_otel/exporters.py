@@ -39,6 +39,12 @@ _TRANSIENT_CODES = frozenset(
 )
 _TRANSIENT_STATUSES = frozenset({429, 502, 503, 504})
 _REASON_LENGTH = 200
+#: Connections are otherwise shared by all channels of the process, and with them a pause between
+#: two tries that grows to two minutes: a collector that is back would go unnoticed for so long.
+_CHANNEL_OPTIONS: Any = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+)
 
 
 class ExportFailed(Exception):
@@ -179,6 +185,7 @@ def _sdk_exporter(collector: Collector, session: requests.Session | None) -> Sdk
             headers=tuple(collector.headers.items()),
             timeout=collector.timeout_s,
             compression=GrpcCompression.Gzip if collector.gzip else GrpcCompression.NoCompression,
+            channel_options=_CHANNEL_OPTIONS,
         )
     over_http = http_metrics.OTLPMetricExporter if is_metrics else http_traces.OTLPSpanExporter
     return over_http(
