@@ -89,12 +89,14 @@ class Fleet:
 
     # What the source wants.
 
-    def ask(self, now_s: float) -> None:
-        """Begin a round: every probe that is through with its last one visits its GPUs."""
+    def ask(self, now_s: float, since_s: float) -> None:
+        """Every probe that has not been asked since then, and is through with its last round,
+        visits its GPUs. Idempotent for the same `since_s`."""
         if self.main is None and now_s >= self.restart_at_s:
             self._start_main(now_s)
         for probe in self.probes:
-            if probe.ready and probe.owes_since_s is None:
+            if probe.ready and probe.owes_since_s is None and probe.asked_at_s < since_s:
+                probe.asked_at_s = since_s
                 probe.process.send(Sample())
                 # Also when it could not be sent: then the process is stuck.
                 probe.owes_since_s = None if HOST in probe.late else now_s
@@ -109,7 +111,9 @@ class Fleet:
         return True
 
     def works(self) -> None:
-        """A whole round was answered: earlier failures no longer count."""
+        """A whole round was answered: earlier failures no longer count, unless they go on."""
+        if self.main is None or self.main.tainted or self.next is not None:
+            return
         self.failures = self._renewals = self._init_failures = 0
         self.trouble = ""
         self.init_failure = None
@@ -137,7 +141,7 @@ class Fleet:
             case Described():
                 self._describe(report)
             case Linked():
-                self._link(report)
+                self.linked = report.over(self.linked)
             case Sampled():
                 self._sample(probe, report, now_s)
             case Late(index):
@@ -153,6 +157,7 @@ class Fleet:
             case GpusCounted():
                 if probe is self.main:
                     self._start_afresh(now_s)
+                probe.tainted = True
             case Occurred():
                 self._occurred(probe, report)
             case EventsBroken(text):
@@ -202,7 +207,7 @@ class Fleet:
         due += [
             slot.stuck.retry_at_s
             for slot in self.slots.values()
-            if slot.stuck is not None and slot.index not in self.alone
+            if slot.stuck is not None and slot.index not in self.alone and self.main is not None
         ]
         due.append(self.burials.next_due_s())
         if self._wants_next:
@@ -337,12 +342,6 @@ class Fleet:
             if slot.described is not None and slot.described.gpu_uuid == report.gpu_uuid:
                 slot.described = None
         self._slot(report.index).describe(report)
-
-    def _link(self, report: Linked) -> None:
-        """What was seen between GPUs that this probe leaves out stays as it was."""
-        seen = {(link.a, link.b) for link in report.links}
-        old = (link for link in self.linked.links if (link.a, link.b) not in seen)
-        self.linked = Linked((*report.links, *old))
 
     def _sample(self, probe: Probe, report: Sampled, now_s: float) -> None:
         probe.late.discard(report.index)

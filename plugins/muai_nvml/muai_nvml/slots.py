@@ -75,6 +75,8 @@ class Probe(Struct, kw_only=True, eq=False):
     heard_at_s: float
     #: It was asked then, and has not come to the end of that round.
     owes_since_s: float | None
+    #: It was last asked on behalf of a round that began then.
+    asked_at_s: float = -math.inf
     #: None: it looks at all GPUs but those in `without`.
     only: int | None = None
     without: frozenset[int] = frozenset()

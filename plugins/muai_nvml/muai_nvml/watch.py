@@ -132,7 +132,7 @@ class Watch:
         if wanted is not None:
             wanted.asked_at_s = now_s
             self._round = wanted
-            self._fleet.ask(now_s)
+            self._fleet.ask(now_s, now_s)
         self._fleet.tick(now_s)
         if self._round is not None:
             self._settle(self._round, now_s)
@@ -186,11 +186,9 @@ class Watch:
         if main.owes_since_s is not None:
             return False
         waiting = [slot for slot in self._fleet.slots.values() if self._waits(slot, round_, now_s)]
-        if any(slot.index not in main.without for slot in waiting) and main.ready:
-            # It had been there just before it was asked.
-            unheard = [slot for slot in waiting if slot.index not in main.late]
-            if unheard:
-                self._fleet.ask(now_s)
+        if waiting:
+            # A probe that had been there just before, on its first round, could not be asked yet.
+            self._fleet.ask(now_s, round_.asked_at_s)
         return not waiting
 
     def _waits(self, slot: Slot, round_: _Round, now_s: float) -> bool:

@@ -92,6 +92,12 @@ class Linked(Struct, frozen=True, tag=True):
 
     links: tuple[DeviceLink, ...]
 
+    def over(self, earlier: "Linked") -> "Linked":
+        """Both; what was seen earlier of GPUs that this probe leaves out stays as it was."""
+        seen = {(link.a, link.b) for link in self.links}
+        kept = (link for link in earlier.links if (link.a, link.b) not in seen)
+        return Linked((*self.links, *kept))
+
 
 class Failure(Struct, frozen=True):
     """An NVML call that failed: its return code, and which call."""

@@ -68,7 +68,7 @@ class World:
 
     def begin(self) -> None:
         """The main probe is up and has seen both GPUs."""
-        self.fleet.ask(self.now_s)
+        self.fleet.ask(self.now_s, self.now_s)
         self.come_up(self.fleet.main, 0, 1)
 
     def come_up(self, probe: Probe | None, *gpus: int) -> None:
@@ -144,7 +144,7 @@ def test_it_rejoins_after_some_answers(world: World) -> None:
     for _ in range(2):
         world.tick()
         assert world.fleet.next is None
-        world.fleet.ask(world.now_s)
+        world.fleet.ask(world.now_s, world.now_s)
         world.answer(world.fleet.main, 0)
         world.answer(world.fleet.alone[1], 1)
     world.tick()
@@ -164,9 +164,33 @@ def test_a_main_probe_that_keeps_dying_is_restarted_after_growing_pauses(world: 
         ended_at_s = world.now_s
         while world.fleet.main is None:
             world.tick(max(0.0, world.fleet.restart_at_s - world.now_s))
-            world.fleet.ask(world.now_s)
+            world.fleet.ask(world.now_s, world.now_s)
         ends.append(world.now_s - ended_at_s)
     assert ends == [0, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_nothing_is_due_while_a_main_probe_that_keeps_dying_pauses(world: World) -> None:
+    world.lose_gpu_1()
+    alone = world.fleet.alone[1]
+    world.say(alone, Starting(), Started(2), Missed(1, "nvmlDeviceGetUUID", 2.0))
+    for _ in range(3):
+        if world.fleet.main is not None:
+            world.fleet.ended(world.fleet.main, "it crashed", world.now_s)
+    assert world.fleet.main is None
+    world.tick(3600.0)
+    assert world.fleet.next_due_s() is None
+
+
+def test_a_probe_is_asked_once_for_each_round(world: World) -> None:
+    probe = world.fleet.main
+    assert probe is not None
+    process: Any = probe.process
+    for _ in range(3):
+        world.fleet.ask(world.now_s, since_s=world.now_s)
+        world.answer(probe, 0, 1)
+    assert len(process.sent) == 1
+    world.fleet.ask(world.now_s + 1, since_s=world.now_s + 1)
+    assert len(process.sent) == 2
 
 
 def test_one_crash_is_forgotten_after_a_good_round(world: World) -> None:
@@ -179,7 +203,7 @@ def test_one_crash_is_forgotten_after_a_good_round(world: World) -> None:
 
 
 def test_a_probe_that_says_nothing_is_replaced(world: World) -> None:
-    world.fleet.ask(world.now_s)
+    world.fleet.ask(world.now_s, world.now_s)
     world.tick(2.9)
     assert len(world.spawned) == 1
     world.tick(0.2)
@@ -196,7 +220,7 @@ def test_a_start_of_nvml_that_fails_is_tried_again_after_growing_pauses() -> Non
     world = World()
     pauses = []
     for _ in range(8):
-        world.fleet.ask(world.now_s)
+        world.fleet.ask(world.now_s, world.now_s)
         world.say(world.fleet.main, Starting(), InitFailed(999, "nvmlInit answered 999"))
         assert world.fleet.main is None
         pauses.append(world.fleet.restart_at_s - world.now_s)
