@@ -13,6 +13,7 @@ NO_GPU = "an NVIDIA driver is here, but no GPU"
 #: What the kernel driver, or that of Windows below Linux, shows of itself.
 _TRACES = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 _CACHE = "/etc/ld.so.cache"
+_ROOTS = ("/lib", "/usr/lib", "/usr/local/lib")
 
 
 def driver_traces() -> bool:
@@ -42,7 +43,7 @@ def _search_path(library_dir: str | None) -> Iterator[Path]:
         if name:
             yield Path(name)
     triplet = sysconfig.get_config_var("MULTIARCH") or ""
-    for root in ("/lib", "/usr/lib", "/usr/local/lib"):
+    for root in _ROOTS:
         yield Path(root)
         yield Path(f"{root}64")
         if triplet:
