@@ -35,6 +35,20 @@ _NO_ANSWER_YET = Finding(
     reason="it has not answered yet; the driver may be waking it",
     clears="at_once",
 )
+_OUT_OF_SIGHT = Finding(
+    kind="no_answer_yet",
+    severity=Health.UNKNOWN,
+    reason="the numbers of the GPUs have changed, and it may be one that does not say who it is",
+    advice="look at nvidia-smi",
+    clears="at_once",
+)
+_SAME_UUID = Finding(
+    kind="nvml_error",
+    severity=Health.UNKNOWN,
+    reason="the driver gives it the UUID of another GPU",
+    advice="look at nvidia-smi -L",
+    clears="at_once",
+)
 _MIG_WITHOUT_INSTANCES = Finding(
     kind="mig_without_instances",
     severity=Health.UNKNOWN,
@@ -90,6 +104,8 @@ class Assembler:
         for uuid, described in self._known.items():
             its = there.get(uuid)
             findings = () if fault else self._findings(its, described, undead)
+            if its is None and not fault and len(there) < len(slots):
+                findings = (_OUT_OF_SIGHT,)
             devices += described.devices
             readings += _readings(its, described, findings, asked_at_s, offset_s)
             if its is not None and its.sampled is not None and _speaks(its):
@@ -139,6 +155,8 @@ class Assembler:
             )
         if slot.failure is not None:
             found.append(finding_of(slot.failure))
+        elif slot.sampled is not None and described is None:
+            found.append(_SAME_UUID)
         elif slot.sampled is not None:
             facts = slot.sampled.facts
             found += conditions(facts, slot.history, self._settings.thresholds)

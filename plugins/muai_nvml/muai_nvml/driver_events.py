@@ -8,8 +8,8 @@ from typing import Any
 
 from muai_nvml.describe import Gpu
 from muai_nvml.nvml import Nvml, NvmlFailure, Visit
-from muai_nvml.return_codes import TIMEOUT
-from muai_nvml.wire import EventsBroken, Occurred, Report
+from muai_nvml.return_codes import ABSENT, BROKEN, TIMEOUT
+from muai_nvml.wire import HOST, EventsBroken, Occurred, Report
 
 # nvml.h, nvmlEventType*.
 DOUBLE_BIT_ECC = 0x2
@@ -51,6 +51,8 @@ class DriverEvents:
         self._tell = tell
         self._set: Any = None
         self._registered: set[int] = set()
+        #: GPUs whose events cannot be had, of which that was said; HOST for all at once.
+        self._deaf: set[int] = set()
         #: A lost GPU does not tell its UUID any more, but its handle is still the same.
         self._by_handle: dict[int | None, int] = {}
         self._known = threading.Event()
@@ -64,16 +66,39 @@ class DriverEvents:
             return
         for handle in (gpu.handle, *gpu.handles):
             self._by_handle[_address(handle)] = gpu.index
-        if self._set is None:
-            self._set = visit.beside("nvmlEventSetCreate")
         supported = visit.get("nvmlDeviceGetSupportedEventTypes", gpu.handle)
-        if self._set is None or not supported:
+        if not supported:
             return
         event_set = self._set
-        visit.get("nvmlDeviceRegisterEvents", gpu.handle, supported & _WANTED, event_set)
+        if event_set is None:
+            event_set = self._set = self._created(visit)
+        if event_set is None:
+            return
+        try:
+            visit.need("nvmlDeviceRegisterEvents", gpu.handle, supported & _WANTED, event_set)
+        except NvmlFailure as failure:
+            if failure.code in BROKEN:
+                raise
+            self._refused(gpu.index, f"those of GPU {gpu.index}", failure)
+            return
         if event_set is self._set:
             self._registered.add(gpu.index)
+            self._deaf.discard(gpu.index)
             self._known.set()
+
+    def _created(self, visit: Visit) -> Any:
+        """None: there is none for now. That is no fault of the GPU that is being visited."""
+        try:
+            return visit.need("nvmlEventSetCreate")
+        except NvmlFailure as failure:
+            self._refused(HOST, "those of any GPU", failure)
+            return None
+
+    def _refused(self, index: int, whose: str, failure: NvmlFailure) -> None:
+        """It is tried again in the next visit; said once, and never of what is not supported."""
+        if failure.code not in ABSENT and index not in self._deaf:
+            self._deaf.add(index)
+            self._tell(EventsBroken(f"{whose} cannot be had: {failure}"))
 
     def _run(self) -> None:
         pause_s = _FIRST_PAUSE_S

@@ -339,8 +339,9 @@ class Fleet:
     def _describe(self, report: Described) -> None:
         for slot in self.slots.values():
             # It has moved, after a change of the driver's or the number of GPUs.
-            if slot.described is not None and slot.described.gpu_uuid == report.gpu_uuid:
-                slot.described = None
+            moved = slot.described is not None and slot.described.gpu_uuid == report.gpu_uuid
+            if moved and slot.index != report.index:
+                slot.forget()
         self._slot(report.index).describe(report)
 
     def _sample(self, probe: Probe, report: Sampled, now_s: float) -> None:

@@ -69,6 +69,9 @@ _SLOW_FIELDS = [
 #: nvml.h, nvmlNvLinkErrorCounter_t, for drivers that do not have the totals above.
 _NVLINK_COUNTERS = {0: "replay", 1: "recovery", 2: "crc_flit", 3: "crc_data", 4: "ecc_data"}
 
+#: A sum of counts of 64 bits must fit into 64 bits.
+_MOST_COUNTED = 2**63 - 1
+
 
 class SlowValues(Struct, frozen=True, kw_only=True):
     """What is repeated between two looks at it."""
@@ -209,7 +212,7 @@ def _memory_repairs(
     _note(found, "gpu_retired_pages", single, 1, "multiple_single_bit_errors")
     _note(found, "gpu_retired_pages", double, 1, "double_bit_error")
     if single is not None and double is not None:
-        facts["pages_retired"] = int(single + double)
+        facts["pages_retired"] = min(int(single + double), _MOST_COUNTED)
     if (pending_pages := fields.get(_FIELD_RETIRED_PENDING)) is not None:
         facts["pages_pending"] = bool(pending_pages)
     return facts
@@ -230,7 +233,7 @@ def _ecc(visit: Visit, handle: Any, found: list[Measurement]) -> int | None:
     total = visit.get("nvmlDeviceGetTotalEccErrors", handle, 1, _VOLATILE)
     if total is not None:
         uncorrected = max(uncorrected or 0, int(total))
-    return uncorrected
+    return None if uncorrected is None else min(uncorrected, _MOST_COUNTED)
 
 
 def _sram_threshold_exceeded(visit: Visit, handle: Any) -> bool | None:

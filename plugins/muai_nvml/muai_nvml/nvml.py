@@ -4,12 +4,16 @@ pynvml is imported when NVML is started. A function that this pynvml or this dri
 counts as FUNCTION_NOT_FOUND.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 from muai_nvml.return_codes import BROKEN, FUNCTION_NOT_FOUND, UNKNOWN
 from muai_nvml.wire import Failure
+
+#: nvml.h, NVML_VALUE_NOT_AVAILABLE: -1, in 32 or in 64 bits without a sign.
+_NOT_AVAILABLE = (2**32 - 1, 2**64 - 1)
 
 
 class NvmlFailure(Exception):
@@ -71,7 +75,8 @@ class Visit:
         """A value that may be absent: None then. Raises NvmlFailure when the GPU is broken."""
         self.call = name
         try:
-            return self.nvml.call(name, *arguments)
+            value = self.nvml.call(name, *arguments)
+            return None if isinstance(value, int) and value in _NOT_AVAILABLE else value
         except NvmlFailure as failure:
             if failure.code in BROKEN:
                 raise
@@ -103,7 +108,9 @@ class Visit:
         for answer in answers if answers is not None else ():
             code = int(answer.nvmlReturn)
             if code == 0:
-                values[int(answer.fieldId)] = _field_value(answer)
+                value = _field_value(answer)
+                if math.isfinite(value):
+                    values[int(answer.fieldId)] = value
             elif code in BROKEN:
                 raise NvmlFailure(code, f"nvmlDeviceGetFieldValues (field {answer.fieldId})")
         return values

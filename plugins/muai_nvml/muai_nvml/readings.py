@@ -5,9 +5,13 @@ from typing import Any
 from muai_core.model.device import DeviceProcess, DeviceReading
 from muai_nvml.describe import Gpu, memory_info
 from muai_nvml.kinship import Kinship
-from muai_nvml.nvml import Visit
+from muai_nvml.nvml import NvmlFailure, Visit
+from muai_nvml.return_codes import UNKNOWN
 
 _GPU_SENSOR = 0
+#: What is beyond was not measured.
+_TEMPERATURES_CELSIUS = range(-100, 301)
+_MOST_PERCENT = 100
 
 
 def read_gpu(visit: Visit, gpu: Gpu, kinship: Kinship) -> tuple[DeviceReading, ...]:
@@ -20,10 +24,14 @@ def read_gpu(visit: Visit, gpu: Gpu, kinship: Kinship) -> tuple[DeviceReading, .
         ("nvmlDeviceGetTemperatureV", gpu.handle, _GPU_SENSOR),
         ("nvmlDeviceGetTemperature", gpu.handle, _GPU_SENSOR),
     )
+    if temperature is not None and int(temperature) not in _TEMPERATURES_CELSIUS:
+        temperature = None
+    if utilization is not None and utilization.gpu > _MOST_PERCENT:
+        utilization = None
     power_mw = visit.get("nvmlDeviceGetPowerUsage", gpu.handle)
     readings = []
     for device, handle in zip(gpu.described.devices, gpu.handles, strict=True):
-        memory = memory_info(visit, handle)
+        memory = _memory(visit, handle)
         processes = _processes(visit, handle, kinship)
         used = int(memory.used) if memory is not None else None
         reserved = getattr(memory, "reserved", None)
@@ -45,6 +53,15 @@ def read_gpu(visit: Visit, gpu: Gpu, kinship: Kinship) -> tuple[DeviceReading, .
             )
         )
     return tuple(readings)
+
+
+def _memory(visit: Visit, handle: Any) -> Any:
+    """As `memory_info`. Raises NvmlFailure also when it says what cannot be."""
+    memory = memory_info(visit, handle)
+    if memory is not None and max(memory.used, memory.free) > memory.total:
+        words = f"{memory.used} bytes used and {memory.free} free of {memory.total}"
+        raise NvmlFailure(UNKNOWN, f"nvmlDeviceGetMemoryInfo ({words})")
+    return memory
 
 
 def _processes(visit: Visit, handle: Any, kinship: Kinship) -> tuple[DeviceProcess, ...] | None:

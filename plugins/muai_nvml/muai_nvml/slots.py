@@ -50,9 +50,13 @@ class Slot(Struct, kw_only=True, eq=False):
     def describe(self, described: Described) -> None:
         """What was seen of another GPU, which had this number before, says nothing of this one."""
         if self.described is None or self.described.gpu_uuid != described.gpu_uuid:
-            self.sampled = None
-            self.history = History()
+            self.forget()
         self.described = described
+
+    def forget(self) -> None:
+        """Another GPU has this number now, or may have."""
+        self.described = self.sampled = self.failure = None
+        self.history = History()
 
     def stick(self, words: str, since_s: float, now_s: float, deadline_s: float) -> None:
         """One more missed deadline. The first is followed by a new try at once, later ones by

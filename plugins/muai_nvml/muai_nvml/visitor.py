@@ -1,6 +1,7 @@
 """What a probe does at each GPU: find it, register for its events, read it, report."""
 
 import time
+import traceback
 from collections.abc import Callable, Iterable
 
 from muai_core.model.device import DeviceMeasurements
@@ -11,8 +12,11 @@ from muai_nvml.links import read_links
 from muai_nvml.measurements import SlowValues, facts_of, read_fast, read_slow
 from muai_nvml.nvml import Nvml, NvmlFailure, Visit
 from muai_nvml.readings import read_gpu
+from muai_nvml.return_codes import UNKNOWN
 from muai_nvml.rounds import Task
-from muai_nvml.wire import HOST, GpusCounted, Linked, Report, Sampled, Setup
+from muai_nvml.wire import HOST, Failure, GpusCounted, Linked, Report, Sampled, Setup
+
+_WORDS_CHARACTERS = 200
 
 
 class Visitor:
@@ -62,6 +66,11 @@ class Visitor:
                 report = self._look_at_gpu(visit, task)
         except NvmlFailure as failure:
             report = Sampled(index=task.index, at_s=visit.began_at_s, failure=failure.record)
+        except Exception as error:  # noqa: BLE001 - one GPU's nonsense must not hide the others
+            traceback.print_exc()
+            words = f"{visit.call} (what it said makes no sense: {error!r})"
+            failure_record = Failure(UNKNOWN, words[:_WORDS_CHARACTERS])
+            report = Sampled(index=task.index, at_s=visit.began_at_s, failure=failure_record)
         self._tell(report)
 
     def _look_at_gpu(self, visit: Visit, task: Task) -> Sampled:
