@@ -52,6 +52,8 @@ class WatchSettings(Struct, frozen=True, kw_only=True):
 class _Round(Struct, kw_only=True, eq=False):
     use: Use
     asked_at_s: float = 0.0
+    #: The GPUs whose visit of an earlier round still lasts: they hold up this one no more.
+    late: frozenset[int] = frozenset()
     renewed: bool = False
     done: Future[None] = field(default_factory=Future)
 
@@ -131,6 +133,7 @@ class Watch:
             wanted, self._wanted = self._wanted, None
         if wanted is not None:
             wanted.asked_at_s = now_s
+            wanted.late = frozenset().union(*(probe.late for probe in self._fleet.probes))
             self._round = wanted
             self._fleet.ask(now_s, now_s)
         self._fleet.tick(now_s)
@@ -200,6 +203,8 @@ class Watch:
             return True
         if slot.described is None and now_s - round_.asked_at_s < _FIRST_PATIENCE_S:
             return True
+        if slot.index in round_.late:
+            return False
         return now_s - max(self._last_heard_s(), round_.asked_at_s) < _LATE_GRACE_S
 
     def _all_fail(self) -> bool:
