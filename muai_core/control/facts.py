@@ -132,7 +132,8 @@ def _lost(turn: Turn, replica: Replica, event: ev.ReplicaStartFailed | ev.Replic
 
 
 def _complained(turn: Turn, replica: Replica, event: ev.ReplicaComplained) -> None:
-    devices.accuse(turn, replica, event.line)
+    if not replica.retiring:
+        devices.accuse(turn, replica, event.line)
 
 
 def _drained(turn: Turn, replica: Replica, event: ev.ReplicaDrained) -> None:
@@ -150,7 +151,8 @@ _REPLICA_FACTS: dict[type, tuple[frozenset[ReplicaState], Callable[[Turn, Replic
     ev.ReplicaReady: (states_before(Trigger.READY), _ready),
     ev.ReplicaStartFailed: (states_before(Trigger.LOST), _lost),
     ev.ReplicaExited: (states_before(Trigger.LOST), _lost),
-    ev.ReplicaComplained: (MAY_RUN, _complained),
+    # Its last lines are read when its process has just gone.
+    ev.ReplicaComplained: (HOLDS_DEVICES, _complained),
     ev.ReplicaDrained: (frozenset({ReplicaState.DRAINING}), _drained),
     ev.ReplicaReleased: (frozenset({ReplicaState.RELEASING}), _released),
 }
