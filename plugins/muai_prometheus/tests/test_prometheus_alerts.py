@@ -10,7 +10,7 @@ import pytest
 
 from muai_core.telemetry.catalogue import METRICS
 
-ALERTS = Path(__file__).parents[3] / "examples" / "alerts.yaml"
+ALERTS = Path(__file__).parents[3] / "examples" / "prometheus" / "alerts.yaml"
 
 pytestmark = pytest.mark.skipif(
     shutil.which("promtool") is None,
