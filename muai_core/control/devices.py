@@ -5,6 +5,7 @@ follows for the fleet, and what people are told. Each function checks everything
 changes, as in `facts`.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import structs
@@ -77,8 +78,12 @@ def observed(turn: Turn, event: ev.DevicesObserved) -> Verdict:
         for uuid, record in state.devices.items()
         if uuid not in seen and record.source == inventory.source
     ]
+    family = {device.parent_uuid for device in inventory.devices if device.parent_uuid} | seen
     for record in missing:
-        _miss(turn, inventory, record)
+        if inventory.fault is None and _is_nobody(turn, record, family):
+            _forget(turn, record)
+        else:
+            _miss(turn, inventory, record)
     if missing:
         _forget_oldest_absent(turn)
     return None
@@ -215,6 +220,24 @@ def _miss(turn: Turn, inventory: Inventory, record: DeviceRecord) -> None:
         turn.views.incomplete |= record.present
         turn.capacity_changed |= record.present
         _put(turn, record, structs.replace(record, present=False, condition=condition))
+
+
+def _is_nobody(turn: Turn, record: DeviceRecord, family: Collection[str]) -> bool:
+    """Whether what is not listed any more has not vanished, and nobody holds it.
+
+    It was a place of which nothing was known, and which has a name now; or its whole was divided
+    into others or put together again, as MIG does. `family`: what is listed, and its wholes.
+    """
+    device = record.device
+    was_nobody = not device.memory_total_bytes and device.pci_bus_id is None
+    redivided = device.uuid in family or device.parent_uuid in family
+    return (was_nobody or redivided) and not turn.state.ledger.on(device.uuid)
+
+
+def _forget(turn: Turn, record: DeviceRecord) -> None:
+    del turn.state.devices[record.device.uuid]
+    turn.views.incomplete = True
+    turn.capacity_changed = True
 
 
 def _forget_oldest_absent(turn: Turn) -> None:
