@@ -183,6 +183,11 @@ class Hang(NamedTuple):
 
 
 def hang(watched: Watched, seconds: float) -> Hang:
+    def fresh() -> bool:
+        return all(one["sampled_ago_s"] < LOOKS_INTERVAL_S for one in watched.status())
+
+    # A GPU that was lost until now has an old sample.
+    watched.wait("a sample of each GPU", fresh)
     began_s = time.monotonic()
     watched.fake.hang(3)
     seen: dict[str, float] = {}

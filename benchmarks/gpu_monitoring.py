@@ -41,6 +41,7 @@ NVITOP_INTERVAL_S = 1.0
 #: How often Prometheus scrapes in the second comparison.
 SCRAPE_EVERY_S = 15.0
 SCRAPES = 200
+HELD_BYTES = 64 * 2**30
 #: Of a core, for 8 GPUs at the default interval.
 MOST_OVERHEAD = 0.005
 LEAST_TIMES_LESS = 5.0
@@ -189,9 +190,15 @@ class Bench:
             program.stop()
 
     def gpus(self, many: int) -> "FakeNvml":
+        """Each with one process that holds memory on it: this one."""
         from fake_nvml import FakeNvml
 
-        return FakeNvml(self._new("nvml") / "state", gpus=many, library=self._library)
+        fake = FakeNvml(self._new("nvml") / "state", gpus=many, library=self._library)
+        with fake.changes():
+            for gpu in range(many):
+                fake.set(gpu, memory_used_bytes=HELD_BYTES, utilization_percent=90)
+                fake.processes(gpu, (os.getpid(), HELD_BYTES))
+        return fake
 
     def muai(self, fake: "FakeNvml", interval_s: float, *sources: str) -> Program:
         """`muai run` without a replica: the controller, the gateway and the sink."""
@@ -237,6 +244,7 @@ def spent(programs: list[Program], seconds: float) -> list[Cost]:
         time.sleep(max(0.0, began_s + number * SCRAPE_EVERY_S - time.monotonic()))
         for program in programs:
             program.scrape_once()
+    time.sleep(max(0.0, began_s + seconds - time.monotonic()))
     return [
         program.cost().since(earlier) for program, earlier in zip(programs, before, strict=True)
     ]
@@ -313,8 +321,9 @@ def main() -> int:
     missed = []
     print("## GPU monitoring\n")
     print(
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"{asked.seconds:g} s each. `python benchmarks/gpu_monitoring.py`\n"
+        f"Fake H200 with one process each, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, {asked.seconds:g} s each. "
+        "`python benchmarks/gpu_monitoring.py`\n"
     )
     print(
         "| GPUs | probe, CPU ms/sample | controller, CPU ms/sample | of a core at "
