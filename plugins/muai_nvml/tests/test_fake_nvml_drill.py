@@ -49,6 +49,17 @@ def test_a_mistake_is_named(tmp_path: Path) -> None:
     done = command("lose", tmp_path / "nowhere", "3")
     assert done.returncode == 2
     assert "no such state file; make one with `create`" in done.stderr
+    assert command("create", tmp_path / "state").returncode == 0
+    for words, message in (
+        (("create", tmp_path / "state"), "is there already; remove it to begin anew"),
+        (("lose", tmp_path / "state", "8"), "8: no GPU of"),
+        (("lose", tmp_path / "state", "gpu3"), "gpu3: no GPU of"),
+        (("fail", tmp_path / "state", "3", "nvmlDeviceGetNothing", "999"), "no such function"),
+    ):
+        done = command(*words)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_every_key_is_in_the_readme() -> None:

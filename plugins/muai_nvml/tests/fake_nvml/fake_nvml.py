@@ -333,7 +333,21 @@ def main(arguments: list[str]) -> int:
         command.add_argument("state", type=Path)
         for word in words:
             command.add_argument(word, nargs="+" if word == "values" else None)
-    return _do(parser.parse_args(arguments))
+    try:
+        return _do(parser.parse_args(arguments))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _gpu(fake: FakeNvml, word: str | None) -> Gpu | None:
+    if word is None or word in ("library", "unknown"):
+        return None
+    if word == "*":
+        return "*"
+    if not word.isdecimal() or not fake.uuid(int(word)):
+        raise ValueError(f"{word}: no GPU of {fake.path}; a GPU is a number from 0, or '*'")
+    return int(word)
 
 
 def _do(asked: argparse.Namespace) -> int:
@@ -341,14 +355,14 @@ def _do(asked: argparse.Namespace) -> int:
         print(build(asked.directory))
         return 0
     if asked.command == "create":
+        if asked.state.exists():
+            raise ValueError(f"{asked.state}: is there already; remove it to begin anew")
         FakeNvml(asked.state, gpus=asked.gpus, profile=asked.profile)
         return 0
     if not asked.state.exists():
-        print(f"{asked.state}: no such state file; make one with `create`", file=sys.stderr)
-        return 2
+        raise ValueError(f"{asked.state}: no such state file; make one with `create`")
     fake = FakeNvml(asked.state)
-    gpu: Any = getattr(asked, "gpu", None)
-    gpu = None if gpu in ("library", "unknown") else gpu if gpu in (None, "*") else int(gpu)
+    gpu: Any = _gpu(fake, getattr(asked, "gpu", None))
     match asked.command:
         case "set":
             fake.set(gpu, dict(word.partition("=")[::2] for word in asked.values))
