@@ -18,13 +18,10 @@ from muai_core.config.sources import (
     resolve_path,
     resolve_source,
 )
-from muai_core.config.subject import Subject, absence
+from muai_core.config.subject import Subject
 from muai_core.config.tree import Path as KeyPath
 from muai_core.config.tree import dotted
 from muai_core.config.wording import given
-
-#: Engines whose plugins are in MuAI's repository, as plugins/muai_NAME.
-OFFICIAL_ENGINES = ("transformers", "simulated")
 
 
 def check_plugin_files(subject: Subject, files: Mapping[int, Path]) -> None:
@@ -72,11 +69,7 @@ def _any_below(subject: Subject, section: str) -> bool:
 
 def _check_engine(subject: Subject, path: KeyPath, engine: str) -> None:
     installed = subject.plugins.engines
-    official = engine in OFFICIAL_ENGINES
-    if engine not in installed and official and absence(subject.plugins, engine) is None:
-        how = f"in MuAI's repository: pip install ./plugins/muai_{engine}"
-        subject.report(path, f"the engine {engine} is not installed; {how}")
-    elif subject.check_name(path, "engine", engine, installed, "auto") and not engine_enabled(
+    if subject.check_name(path, "engine", engine, installed, "auto") and not engine_enabled(
         subject.config, engine
     ):
         switch = ("optimization", engine, "enabled")

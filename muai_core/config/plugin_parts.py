@@ -8,7 +8,7 @@ from pydantic_core import to_jsonable_python
 
 from muai_core.config.loaded import optimization_default
 from muai_core.config.schema import Config, SinkConfig
-from muai_core.config.subject import Subject
+from muai_core.config.subject import Subject, missing
 from muai_core.config.tree import Path as KeyPath
 from muai_core.config.validation import validate
 from muai_core.config.wording import choices, keys_of, nearest
@@ -118,7 +118,9 @@ def _devices(subject: Subject) -> Any:
     for name, values in (devices.model_extra or {}).items():
         path: KeyPath = ("devices", name)
         part = sources.get(name)
-        if part is None:
+        if part is None and (reason := missing(subject.plugins, "device source", name)):
+            subject.report(path, reason)
+        elif part is None:
             allowed = [*own, *sorted(sources)]
             message = f"unknown option or device source; allowed: {choices(allowed)}"
             _unknown(subject, path, message, allowed)

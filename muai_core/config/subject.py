@@ -10,6 +10,13 @@ from muai_core.config.tree import Path as KeyPath
 from muai_core.config.wording import choices, nearest
 from muai_core.plugin.loading import Plugins
 
+#: What the plugins in MuAI's repository bring; that of NAME is plugins/muai_NAME.
+OFFICIAL = {
+    "engine": ("transformers", "simulated"),
+    "device source": ("nvml", "simulated"),
+    "sink": ("prometheus", "otel"),
+}
+
 
 class Subject:
     """A config under examination: its sound part, its tree, and the mistakes found so far."""
@@ -54,9 +61,9 @@ class Subject:
         allowed = [*names, *also]
         if name in allowed:
             return True
-        reason = absence(self.plugins, name)
+        reason = missing(self.plugins, kind, name)
         if reason is not None:
-            self.report(path, f"the {kind} {name} is not available: {reason}")
+            self.report(path, reason)
         elif (meant := nearest(name, allowed)) is not None:
             self.report(path, f"no {kind} is called {name}", meant)
         else:
@@ -67,7 +74,18 @@ class Subject:
         return False
 
 
-def absence(plugins: Plugins, name: str) -> str | None:
+def missing(plugins: Plugins, kind: str, name: str) -> str | None:
+    """Why a known part that is not there is not there; None: nobody knows such a part."""
+    reason = _absence(plugins, name)
+    if reason is not None:
+        return f"the {kind} {name} is not available: {reason}"
+    if name in OFFICIAL.get(kind, ()):
+        how = f"in MuAI's repository: pip install ./plugins/muai_{name}"
+        return f"the {kind} {name} is not installed; {how}"
+    return None
+
+
+def _absence(plugins: Plugins, name: str) -> str | None:
     """Why the plugin that would bring `name` brings nothing, None when there is none."""
     for record in plugins.records:
         own_names = {record.name, record.name.removeprefix("muai-").removeprefix("muai_")}
