@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import fields
 
 from muai_core.config import ConfigError, load_config
-from muai_core.config.checks import OFFICIAL_ENGINES
 from muai_core.config.errors import Origin
 from muai_core.config.loaded import GIB
 from muai_core.config.schema import GatewayConfig
+from muai_core.config.subject import OFFICIAL
 from muai_core.config.yaml_text import core_schema, parse_yaml
 from muai_core.gateway.settings import GatewaySettings
 from muai_core.plugin.loading import Plugins
@@ -338,7 +338,7 @@ def test_nothing_is_loaded_when_the_file_is_broken(write) -> None:
         load_config(write("models: ["), (), {}, load_plugins=never)
 
 
-def test_engines_to_install_from_the_repository_are_there() -> None:
-    plugins = Path(__file__).parents[2] / "plugins"
-    for engine in OFFICIAL_ENGINES:
-        assert (plugins / f"muai_{engine}" / "pyproject.toml").is_file()
+def test_what_the_config_says_to_install_is_what_the_repository_has() -> None:
+    manifests = (Path(__file__).parents[2] / "plugins").glob("muai_*/pyproject.toml")
+    there = {manifest.parent.name.removeprefix("muai_") for manifest in manifests}
+    assert {name for names in OFFICIAL.values() for name in names} == there
