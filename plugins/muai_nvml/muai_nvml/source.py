@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: How long the answer "no driver here" is good where only NVML itself can tell.
 _ABSENT_FOR_S = 60.0
+#: So many failures of the probe in a row are not over in a moment.
+_FAILURES_TOO_MANY = 3
 
 
 class ProbeFailed(Exception):
@@ -58,7 +60,8 @@ class NvmlSource(DeviceSource):
         self._tell = tell
 
     def observe(self, now_s: float) -> Inventory:
-        """Raises ProbeFailed when the probe process keeps dying."""
+        """Raises ProbeFailed when the probe process dies again and again. When it goes on doing so
+        and there are GPUs, that is a fault of the host."""
         if self._options is None:
             raise RuntimeError("the NVML device source has not been opened")
         self._absence = self._why_absent(self._options)
@@ -156,7 +159,7 @@ class NvmlSource(DeviceSource):
         )
 
     def _why_nothing_works(self, fleet: "Fleet") -> HostFault | None:
-        """None: there is no driver. Raises ProbeFailed."""
+        """None: there is no driver. Raises ProbeFailed while no GPU is known, or when it may be over soon."""
         from muai_nvml import return_codes
 
         failure = fleet.init_failure
@@ -178,7 +181,15 @@ class NvmlSource(DeviceSource):
                 reason="NVML does not start: nvmlInit does not return",
                 advice="look into the kernel log (dmesg) for XIDs 119 and 120; reboot the node",
             )
-        raise ProbeFailed(fleet.trouble or "the NVML probe process does not start")
+        trouble = fleet.trouble or "the NVML probe process does not start"
+        if self._known and fleet.failures >= _FAILURES_TOO_MANY:
+            # What was last heard of the GPUs says less and less of them.
+            return HostFault(
+                kind="probe_failed",
+                reason=f"the process that asks NVML fails again and again: {trouble}",
+                advice="look into the kernel log and at nvidia-smi; NVML or MuAI may have crashed",
+            )
+        raise ProbeFailed(trouble)
 
 
 def _environment(library_dir: str | None) -> dict[str, str]:

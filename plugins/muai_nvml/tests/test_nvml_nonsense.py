@@ -1,9 +1,26 @@
 """What a driver says that cannot be: of one GPU it hides no other one, and is shown as no value."""
 
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from nvml_observing import Make, Open, Told, kinds, observe, observe_until, readings
+from muai_nvml.source import ProbeFailed
+from nvml_observing import (
+    WAIT_S,
+    Make,
+    Open,
+    Told,
+    kinds,
+    observe,
+    observe_until,
+    probe_pids,
+    readings,
+)
 
 from muai_core.model.health import Health
 
@@ -61,6 +78,44 @@ class TestOfOneGpu:
         assert reading.utilization_percent is None
         assert reading.power_watts is None
         assert not reading.findings
+
+
+def test_a_library_that_crashes_is_a_fault_of_the_host(
+    make_fake_nvml: Make, open_nvml_source: Open, tmp_path: Path
+) -> None:
+    """What was last seen of the GPUs does not stand for ever."""
+    broken = tmp_path / "broken"
+    program = f"""
+import os, runpy
+if os.path.exists({str(broken)!r}):
+    os.abort()
+runpy.run_module("muai_nvml.probe", run_name="__main__")
+"""
+    source = open_nvml_source(make_fake_nvml(2), command=(sys.executable, "-c", program))
+    assert observe(source).fault is None
+
+    def seen_or_failed() -> Any:
+        try:
+            return observe(source)
+        except ProbeFailed:
+            return None
+
+    broken.touch()
+    for pid in probe_pids():
+        os.kill(pid, signal.SIGKILL)
+    fault = _until(lambda: (seen := seen_or_failed()) and seen.fault)
+    assert fault.kind == "probe_failed"
+    assert "the probe process ended" in fault.reason
+    broken.unlink()
+    assert _until(lambda: (seen := seen_or_failed()) and seen.fault is None)
+
+
+def _until(found: Callable[[], Any]) -> Any:
+    give_up_at_s = time.monotonic() + WAIT_S
+    while not (value := found()):
+        assert time.monotonic() < give_up_at_s
+        time.sleep(0.05)
+    return value
 
 
 class TestEvents:
