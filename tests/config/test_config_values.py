@@ -342,3 +342,17 @@ def test_what_the_config_says_to_install_is_what_the_repository_has() -> None:
     manifests = (Path(__file__).parents[2] / "plugins").glob("muai_*/pyproject.toml")
     there = {manifest.parent.name.removeprefix("muai_") for manifest in manifests}
     assert {name for names in OFFICIAL.values() for name in names} == there
+
+
+def test_parts_that_are_not_installed_say_how_to_install_them(write, plugins: Plugins) -> None:
+    plugins.records.clear()
+    plugins.metric_sinks.clear()
+    text = "devices: {sources: [nvml], nvml: {deadline_s: 2}}\nsinks: {otel: {}}\n" + MINIMAL
+    with pytest.raises(ConfigError) as raised:
+        load_config(write(text), (), {}, load_plugins=lambda files: plugins)
+    how = "is not installed; in MuAI's repository: pip install ./plugins/muai_"
+    assert {(problem.path, problem.message) for problem in raised.value.problems} == {
+        ("devices.sources[0]", f"the device source nvml {how}nvml"),
+        ("devices.nvml", f"the device source nvml {how}nvml"),
+        ("sinks.otel", f"the sink otel {how}otel"),
+    }
