@@ -118,12 +118,11 @@ BROKEN = {
 
 
 def _unclear(kind: str, reason: str, advice: str) -> Verdict:
-    return Verdict(
-        kind=kind, severity=Health.UNKNOWN, reason=reason, advice=advice, clears="at_once"
-    )
+    # Not at once: one that answers now and then is not fit every other time.
+    return Verdict(kind=kind, severity=Health.UNKNOWN, reason=reason, advice=advice, clears="clean")
 
 
-#: Nothing can be said about the GPU as long as a call that all depends on answers with this.
+#: Nothing can be said about a GPU for which a call that all depends on answers with this.
 UNCLEAR = {
     4: _unclear(
         "inaccessible",

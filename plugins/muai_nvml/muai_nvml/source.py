@@ -159,7 +159,7 @@ class NvmlSource(DeviceSource):
         )
 
     def _why_nothing_works(self, fleet: "Fleet") -> HostFault | None:
-        """None: there is no driver. Raises ProbeFailed while no GPU is known, or when it may be over soon."""
+        """None: there is no driver. Raises ProbeFailed: no GPU is known, or it may soon be over."""
         from muai_nvml import return_codes
 
         failure = fleet.init_failure

@@ -22,7 +22,13 @@ from nvml_observing import (
     readings,
 )
 
+from muai_core.control.actions import ReportHealth
+from muai_core.control.events import DevicesObserved
+from muai_core.control.plane import ControlPlane
+from muai_core.control.recovery import Ladder
+from muai_core.control.state import ControlSettings
 from muai_core.model.health import Health
+from muai_core.planning.balanced import Balanced
 
 BIG = 2**64 - 2
 
@@ -116,6 +122,32 @@ def _until(found: Callable[[], Any]) -> Any:
         assert time.monotonic() < give_up_at_s
         time.sleep(0.05)
     return value
+
+
+def test_a_gpu_that_answers_now_and_then_does_not_flap(
+    make_fake_nvml: Make, open_nvml_source: Open
+) -> None:
+    fake = make_fake_nvml(2)
+    source = open_nvml_source(fake)
+    plane = ControlPlane(ControlSettings(), Balanced(), Ladder())
+    told: list[ReportHealth] = []
+
+    def look() -> None:
+        now_s = time.monotonic()
+        seen = DevicesObserved(inventory=source.observe(now_s))
+        actions = plane.step(now_s, [seen])
+        told.extend(action for action in actions if isinstance(action, ReportHealth))
+
+    look()
+    for _ in range(6):
+        fake.fail(1, "nvmlDeviceGetMemoryInfo", 999)
+        look()
+        fake.heal()
+        look()
+    assert [action.after for action in told] == [Health.UNKNOWN]
+    for _ in range(ControlSettings().health.clean_readings):
+        look()
+    assert [action.after for action in told] == [Health.UNKNOWN, Health.HEALTHY]
 
 
 class TestEvents:
