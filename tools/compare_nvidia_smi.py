@@ -97,7 +97,7 @@ def _value(device: dict[str, Any], field: Field) -> Any:
     return next(
         (
             one["value"]
-            for one in device.get(_MEASURED, ())
+            for one in device.get(_MEASURED) or ()
             if one["metric"] == field.muai and tuple(one["labels"]) == field.labels
         ),
         None,

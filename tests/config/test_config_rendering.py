@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from muai_core.config import ConfigError, Origin
+from muai_core.config import ConfigError, Origin, load_config
 from muai_core.config.json_schema import json_schema
 from muai_core.config.loaded import effective
 from muai_core.config.rendering import render_json, render_yaml, shown, yaml_scalar
@@ -189,3 +189,11 @@ def test_schema_of_the_installed_plugins_accepts_the_examples() -> None:
     assert examples
     for path in examples:
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+
+
+def test_the_examples_are_without_a_mistake() -> None:
+    from muai_core import builtin
+
+    for path in (Path(__file__).parents[2] / "examples").glob("*.yaml"):
+        loaded = load_config(path, (), {}, load_plugins=builtin.load)
+        assert loaded.config.models, path
