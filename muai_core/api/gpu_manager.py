@@ -293,7 +293,7 @@ def _chosen(
 
 
 def _patient(settings: ControlSettings) -> ControlSettings:
-    """The same, for a plane that waits until somebody wants an active check."""
+    """The same, for a plane that waits until somebody wants a self-test."""
     health = structs.replace(
         settings.health, self_test="suspect", self_test_deadline_s=_NEVER_S, self_test_retry_s=0.0
     )

@@ -20,7 +20,7 @@ class Happening(Struct, frozen=True, kw_only=True):
 
 
 class SelfTest(Struct, frozen=True, kw_only=True):
-    """How to run an active check of one device: a short-lived process of its own.
+    """How to run a self-test of one device: a short-lived process of its own.
 
     It prints one JSON object as its last line on stdout, a `SelfTestResult`. One that prints
     anything else, or is not done after `timeout_s`, has proven nothing about the device.

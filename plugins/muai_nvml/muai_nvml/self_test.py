@@ -1,4 +1,4 @@
-"""An active check of one GPU: `python -m muai_nvml.self_test`.
+"""A self-test of one GPU: `python -m muai_nvml.self_test`.
 
 It makes a CUDA context, writes and reads back memory, and has every multiprocessor compute what has
 one right answer. It takes well under a second, needs nothing but the driver, and prints one JSON
