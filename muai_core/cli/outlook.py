@@ -36,6 +36,8 @@ class Picture(Struct, frozen=True, kw_only=True):
         absences = list(self.absences)
         if absences and not any(device["kind"] == "gpu" for device in self.devices):
             absences[-1] += "; models run on the CPU"
+        if not absences and {source["name"] for source in self.device_sources} == {"cpu"}:
+            absences.append("only the CPU was looked for; muai-nvml finds NVIDIA GPUs")
         return [*source_complaints(self.device_sources), *self.rejected, *absences]
 
 

@@ -51,7 +51,9 @@ def test_the_devices_as_json(muai: Any, fleet_config: Any) -> None:
 
 def test_without_a_gpu_the_cpu_is_listed_with_a_friendly_word(muai: Any) -> None:
     done = muai("devices")
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
+    # Here no device source for GPUs is installed, which may be why.
+    assert done.err == "only the CPU was looked for; muai-nvml finds NVIDIA GPUs\n"
     word, headings, *rows = done.out.splitlines()
     assert word == "No GPU was found; models run on the CPU."
     assert headings.startswith("DEVICE")
