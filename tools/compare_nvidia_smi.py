@@ -3,7 +3,7 @@
     python tools/compare_nvidia_smi.py
 
 Both are asked right after each other, so what moves (utilization, temperature, power, clocks) may
-differ by a little. Exit status 1 when anything differs by more.
+differ by a little. Exit status 1 when anything differs by more, 2 when one of them cannot be asked.
 """
 
 import csv
@@ -54,7 +54,11 @@ FIELDS = (
 
 def main() -> int:
     """Print a row per GPU and field; returns the exit status."""
-    rows = list(compare(_muai_devices(), _smi_gpus()))
+    try:
+        rows = list(compare(_muai_devices(), _smi_gpus()))
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"there is nothing to compare: {error}", file=sys.stderr)
+        return 2
     width = max((len(field) for _, field, *_ in rows), default=0)
     for gpu, field, ours, theirs, verdict in rows:
         print(f"GPU {gpu}  {field:<{width}}  {ours:>36}  {theirs:>36}  {verdict}")
