@@ -12,6 +12,7 @@ the clock that Linux keeps for each process; a real driver's own time comes on t
 
 import argparse
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -40,7 +41,16 @@ DEFAULT_INTERVAL_S = 5.0
 NVITOP_INTERVAL_S = 1.0
 #: How often Prometheus scrapes in the second comparison.
 SCRAPE_EVERY_S = 15.0
-SCRAPES = 200
+#: Between two scrapes whose cost is taken: by then every program has new values to show.
+SCRAPE_PAUSE_S = 6.0
+#: What Prometheus 2 and 3 send.
+AS_PROMETHEUS = {
+    "Accept": "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3",
+    "Accept-Encoding": "gzip",
+}
+GZIP = b"\x1f\x8b"
+#: A program may still be busy with a scrape that has been answered.
+SETTLE_S = 0.01
 HELD_BYTES = 64 * 2**30
 #: Of a core, for 8 GPUs at the default interval.
 MOST_OVERHEAD = 0.005
@@ -76,8 +86,16 @@ class Cost(NamedTuple):
         return Cost(self.probe_s - before.probe_s, self.rest_s - before.rest_s)
 
 
+class Scraped(NamedTuple):
+    """What one scrape was like."""
+
+    took_ms: float
+    cpu_ms: float
+    series: int
+
+
 class Scrapes(NamedTuple):
-    """What scraping a program over one connection was like."""
+    """What scrapes of a program were like, each of metrics that were new since the last."""
 
     median_ms: float
     slowest_ms: float
@@ -93,6 +111,7 @@ class Program:
     ) -> None:
         self.port = port
         self.interval_s = interval_s
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self.process = subprocess.Popen(
             arguments, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -109,10 +128,6 @@ class Program:
                     rest_s += cpu_s(process.pid)
         return Cost(probe_s, rest_s)
 
-    def scrape(self, connection: http.client.HTTPConnection) -> bytes:
-        connection.request("GET", "/metrics", headers={"Accept": "text/plain"})
-        return connection.getresponse().read()
-
     def wait_for(self, text: str, times: int) -> None:
         """Until the metrics hold this text so many times."""
         give_up_at_s = time.monotonic() + START_DEADLINE_S
@@ -120,33 +135,32 @@ class Program:
             if self.process.poll() is not None:
                 raise SystemExit(f"ended with {self.process.returncode}: {self.process.args}")
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if self.scrape_once().count(text) >= times:
+                if plain(self.scrape()).count(text) >= times:
                     return
             time.sleep(0.2)
         raise SystemExit(f"not ready after {START_DEADLINE_S:g} s: {self.process.args}")
 
-    def scrape_once(self) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        with contextlib.closing(connection):
-            return self.scrape(connection).decode()
+    def scrape(self) -> bytes:
+        """As Prometheus does: over a connection that stays open where the program lets it. What
+        comes is compressed where the program does that; see `plain`."""
+        try:
+            self._connection.request("GET", "/metrics", headers=AS_PROMETHEUS)
+            return self._connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise
 
     def samples(self) -> int:
         """How often `muai run` has looked at the GPUs."""
-        return int(float(re.findall(OBSERVATIONS, self.scrape_once())[0]))
+        return int(float(re.findall(OBSERVATIONS, plain(self.scrape()))[0]))
 
-    def scrapes(self, many: int = SCRAPES) -> Scrapes:
-        """One after the other, as fast as they come."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        with contextlib.closing(connection):
-            body = self.scrape(connection)
-            before, took_ms = self.cost(), []
-            for _ in range(many):
-                began_s = time.perf_counter()
-                body = self.scrape(connection)
-                took_ms.append((time.perf_counter() - began_s) * 1000)
-            cpu_ms = self.cost().since(before).total_s / many * 1000
-        series = sum(not line.startswith(b"#") for line in body.splitlines())
-        return Scrapes(statistics.median(took_ms), max(took_ms), cpu_ms, series)
+    def scrape_and_time(self) -> Scraped:
+        before, began_s = self.cost(), time.perf_counter()
+        body = self.scrape()
+        took_s = time.perf_counter() - began_s
+        time.sleep(SETTLE_S)
+        series = sum(not line.startswith("#") for line in plain(body).splitlines())
+        return Scraped(took_s * 1000, self.cost().since(before).total_s * 1000, series)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -155,6 +169,11 @@ class Program:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def plain(body: bytes) -> str:
+    """The text of a scrape, which may be compressed."""
+    return (gzip.decompress(body) if body.startswith(GZIP) else body).decode()
 
 
 def cpu_s(pid: int) -> float:
@@ -243,10 +262,29 @@ def spent(programs: list[Program], seconds: float) -> list[Cost]:
     for number in range(1, int(seconds / SCRAPE_EVERY_S) + 1):
         time.sleep(max(0.0, began_s + number * SCRAPE_EVERY_S - time.monotonic()))
         for program in programs:
-            program.scrape_once()
+            program.scrape()
     time.sleep(max(0.0, began_s + seconds - time.monotonic()))
     return [
         program.cost().since(earlier) for program, earlier in zip(programs, before, strict=True)
+    ]
+
+
+def scraped(programs: list[Program], seconds: float) -> list[Scrapes]:
+    """Scrapes each of them for so long, with pauses. The CPU time is the median's: a sample that
+    happens to be taken meanwhile does not count."""
+    found: list[list[Scraped]] = [[] for _ in programs]
+    for _ in range(max(1, int(seconds / SCRAPE_PAUSE_S))):
+        time.sleep(SCRAPE_PAUSE_S)
+        for program, its in zip(programs, found, strict=True):
+            its.append(program.scrape_and_time())
+    return [
+        Scrapes(
+            statistics.median(one.took_ms for one in its),
+            max(one.took_ms for one in its),
+            statistics.median(one.cpu_ms for one in its),
+            its[-1].series,
+        )
+        for its in found
     ]
 
 
@@ -263,7 +301,7 @@ def by_size(folder: Path, many: int, seconds: float) -> tuple[str, float]:
         samples = -programs[0].samples()
         watching, not_watching = spent(programs, seconds)
         samples += programs[0].samples()
-        scrapes = programs[0].scrapes()
+        (scrapes,) = scraped(programs[:1], seconds)
     controller_s = watching.rest_s - not_watching.rest_s
     share = (watching.probe_s + controller_s) / seconds
     cells = (
@@ -294,7 +332,8 @@ def beside_nvitop(folder: Path, seconds: float) -> tuple[list[str], float]:
         for program in programs.values():
             program.wait_for("\ngpu_temperature_", 8)
         costs = spent(list(programs.values()), seconds)
-        scrapes = {name: program.scrapes() for name, program in programs.items()}
+        its = scraped(list(programs.values()), seconds)
+        scrapes = dict(zip(programs, its, strict=True))
     theirs_ms, rows = scrapes["nvitop-exporter"].cpu_ms, []
     for (name, program), cost in zip(programs.items(), costs, strict=True):
         one = scrapes[name]
