@@ -19,6 +19,8 @@ from muai_core.config.wording import (
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 _ROUNDS_MAX = 20
+#: Of the limits of a number, in pydantic's words and in ours.
+_BOUNDS = {"le": "at most", "ge": "at least"}
 
 
 def validate(
@@ -137,4 +139,9 @@ def _name_message(detail: ErrorDetails) -> str:
     if detail["type"] == "string_pattern_mismatch":
         rule = "a name has letters, digits and . _ : / @ + -, begins with a letter or digit"
         return f"{rule}, and has at most 128 characters"
+    if detail["type"] in ("less_than_equal", "greater_than_equal"):
+        ((bound, number),) = detail["ctx"].items()
+        return f"the key is a whole number, {_BOUNDS[bound]} {number}"
+    if detail["type"].startswith("int_"):
+        return "the key is a whole number"
     return "a name has from 1 to 200 characters"
