@@ -1,6 +1,5 @@
 """What is told at once: events of the driver's, missed deadlines, recovery actions."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -12,8 +11,6 @@ from muai_nvml.conditions import recovery_action
 from muai_nvml.slots import Listener, Slot, Stuck
 from muai_nvml.wire import Occurred
 from muai_nvml.xid_policy import XidAction, finding_of_event
-
-_log = logging.getLogger(__name__)
 
 #: Two probes that both wait for events hear of the same one within this time of each other.
 _SAME_WITHIN_S = 1.0
@@ -64,7 +61,6 @@ class Teller(Listener):
                 self._tell(Happening(uuid=device.uuid, finding=finding))
 
     def events_broken(self, text: str) -> None:
-        _log.warning("NVML: waiting for events fails, it is tried again: %s", text)
         finding = Finding(
             kind="events_broken",
             severity=Health.HEALTHY,
