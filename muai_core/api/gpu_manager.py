@@ -279,10 +279,16 @@ def _chosen(
         given = sources if isinstance(sources, Mapping) else {source: {} for source in sources}
         return given, _patient(ControlSettings())
     from muai_core import builtin
+    from muai_core.runtime.cpu_source import CpuSource
 
     if config is None:
         installed = builtin.load().device_sources.values()
-        by_default: Sources = {source: {} for source in installed if source.on_by_default}
+        # The host's CPU is no GPU, and reading it costs as much as eight GPUs do.
+        by_default: Sources = {
+            source: {}
+            for source in installed
+            if source.on_by_default and not isinstance(source, CpuSource)
+        }
         return by_default, _patient(ControlSettings())
     from muai_core.config import load_config
     from muai_core.runtime.assembly import device_sources

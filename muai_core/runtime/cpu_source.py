@@ -2,6 +2,7 @@
 
 import platform
 import socket
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -58,6 +59,7 @@ def _own_memory_bytes() -> int:
     return total
 
 
+@cache
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
