@@ -63,6 +63,8 @@ ENDS: dict[tuple[Clears, bool], frozenset[Ending]] = {
     ("clean", True): frozenset({_E.CLEAN, _E.REINSTATED}),
     ("checked", False): frozenset({_E.CLEAN, _E.PASSED, _E.REINSTATED}),
     ("checked", True): frozenset({_E.PASSED, _E.REINSTATED}),
+    ("tested", False): frozenset({_E.PASSED, _E.REINSTATED}),
+    ("tested", True): frozenset({_E.PASSED, _E.REINSTATED}),
     ("repaired", False): frozenset({_E.REPAIRED, _E.REINSTATED}),
     ("repaired", True): frozenset({_E.REPAIRED, _E.REINSTATED}),
 }

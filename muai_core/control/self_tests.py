@@ -114,9 +114,9 @@ def concluded(
 
 def _latched(finding: Finding) -> Finding:
     """What a self-test has found, no reading can refute."""
-    if finding.clears in ("at_once", "clean"):
-        return structs.replace(finding, clears="checked")
-    return finding
+    if finding.clears == "repaired":
+        return finding
+    return structs.replace(finding, clears="tested")
 
 
 def _ended(condition: DeviceHealth, verdict: str, detail: str, now_s: float) -> DeviceHealth:

@@ -198,7 +198,7 @@ def _reading(uuid: str, words: list[str], values: dict[str, str]) -> DeviceReadi
 
 
 _FINDING = r"(?P<severity>[a-z]+)(?: (?P<recovery>reset|reboot|service))?"
-_FINDING += r"(?: (?P<clears>at_once|clean|checked|repaired))?(?: limit (?P<limit>\d+))?"
+_FINDING += r"(?: (?P<clears>at_once|clean|checked|tested|repaired))?(?: limit (?P<limit>\d+))?"
 
 
 def _finding(key: str, weight: str, reason: str = "", advice: str | None = None) -> Finding:

@@ -42,9 +42,10 @@ _REPAIRS: tuple[Recovery | None, ...] = (None, "reset", "reboot", "service")
 #: `clean`     after `devices.health.clean_readings` readings in a row that do not show it;
 #: `checked`   likewise, or at once by a passed self-test that began after it was last seen; if it
 #:             made the device failed, only by such a self-test;
+#: `tested`    by such a self-test only: what a self-test has found, no reading refutes;
 #: `repaired`  when an operator reinstates the device, or the driver withdraws the recovery action
 #:             that it asked for and a self-test passes afterwards.
-Clears = Literal["at_once", "clean", "checked", "repaired"]
+Clears = Literal["at_once", "clean", "checked", "tested", "repaired"]
 
 #: The kind of the finding with which a driver asks for a recovery action (NVML field 230).
 RECOVERY_ACTION = "recovery_action"

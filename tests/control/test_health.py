@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from muai_core.control import events as ev
 from muai_core.control import health, tally
+from muai_core.control.actions import CheckDevice
 from muai_core.control.health import ENDS, Ending, ends
-from muai_core.control.state import DeviceHealth, HealthSettings, SelfTestRecord
+from muai_core.control.plane import ControlPlane
+from muai_core.control.recovery import Ladder
+from muai_core.control.state import ControlSettings, DeviceHealth, HealthSettings, SelfTestRecord
+from muai_core.model.device import Device, DeviceReading, Inventory
 from muai_core.model.health import RECOVERY_ACTION, Clears, Finding, Health, worst
+from muai_core.planning.balanced import Balanced
 
 SETTINGS = HealthSettings()
-CLEARS: tuple[Clears, ...] = ("at_once", "clean", "checked", "repaired")
+CLEARS: tuple[Clears, ...] = ("at_once", "clean", "checked", "tested", "repaired")
 TROUBLE = [state for state in Health if state is not Health.HEALTHY]
 
 
@@ -234,3 +240,38 @@ def _table_of_endings() -> str:
         cells = ("yes" if ending in endings else "no" for ending in columns)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def test_readings_do_not_refute_a_self_test() -> None:
+    """A GPU on which CUDA does not work looks well to NVML."""
+    found = finding(Health.SUSPECT, "checked", kind="cuda_error", code=999)
+    plane = ControlPlane(ControlSettings(), Balanced(), Ladder())
+    gpu = Device(
+        uuid="GPU-0",
+        node="n1",
+        index=0,
+        kind="gpu",
+        platform="cuda",
+        name="GPU",
+        memory_total_bytes=80 * 1024**3,
+    )
+
+    def look(at_s: float) -> list[CheckDevice]:
+        readings = (DeviceReading(uuid="GPU-0"),)
+        seen = Inventory(source="s", observed_at_s=at_s, devices=(gpu,), readings=readings)
+        actions = plane.step(at_s, [ev.DevicesObserved(inventory=seen)])
+        return [action for action in actions if isinstance(action, CheckDevice)]
+
+    look(0.0)
+    trouble = finding(Health.SUSPECT, "checked", code=145)
+    plane.step(
+        1.0, [ev.DeviceFaulted(source="s", uuid="GPU-0", observed_at_s=1.0, finding=trouble)]
+    )
+    (first,) = look(2.0)
+    plane.step(3.0, [ev.DeviceChecked(uuid="GPU-0", check=first.check, finding=found)])
+    for at_s in range(4, 60):
+        assert look(float(at_s)) == []
+        assert plane.state.devices["GPU-0"].health is Health.SUSPECT
+    (second,) = look(3.0 + SETTINGS.self_test_retry_s)
+    plane.step(100.0, [ev.DeviceChecked(uuid="GPU-0", check=second.check, detail="fine")])
+    assert plane.state.devices["GPU-0"].health is Health.HEALTHY

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from muai_core import builtin
 from muai_core.config import ConfigError, load_config
-from muai_core.plugin.loading import load_plugins
 
 CONFIG = """\
 models:
@@ -28,7 +28,7 @@ def test_each_is_told_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "muai.yaml"
     file.write_text(CONFIG)
     with pytest.raises(ConfigError) as caught:
-        load_config(file, load_plugins=load_plugins)
+        load_config(file, load_plugins=builtin.load)
     told = {problem.path: (problem.line, problem.text()) for problem in caught.value.problems}
     for line, path, words in (
         (6, "deadline_s", "expected a number from 0.5 to 60"),
