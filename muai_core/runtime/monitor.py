@@ -114,8 +114,8 @@ class SourceThread:
             facts = structs.replace(inventory, measurements=())
             facts = msgspec.json.decode(msgspec.json.encode(facts), type=Inventory)
             # Here it is one: what cannot be measured now is left out by whoever shows it.
-            measurements = msgspec.convert(
-                msgspec.to_builtins(measurements), tuple[DeviceMeasurements, ...]
+            measurements = msgspec.msgpack.decode(
+                msgspec.msgpack.encode(measurements), type=tuple[DeviceMeasurements, ...]
             )
         except (ValueError, TypeError, OverflowError) as error:
             return self._failed(f"observe() returned an Inventory that is malformed: {error}")
