@@ -148,6 +148,10 @@ def _ended_by_reading(
         return None
     if ends(finding, Ending.ABSENT):
         return Ending.ABSENT
+    test = health.self_test
+    if finding.clears == "checked" and test is not None and test.verdict is None:
+        # What knows better is under way.
+        return None
     if absent.clean_readings >= settings.clean_readings and ends(finding, Ending.CLEAN):
         return Ending.CLEAN
     return None

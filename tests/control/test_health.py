@@ -242,6 +242,18 @@ def _table_of_endings() -> str:
     return "\n".join(lines) + "\n"
 
 
+def test_readings_wait_for_a_self_test_that_is_under_way() -> None:
+    condition = happened(DeviceHealth(), finding(Health.SUSPECT, "checked"), 1.0)
+    test = SelfTestRecord(check=1, asked_at_s=2.0, deadline_at_s=60.0)
+    condition = structs.replace(condition, self_test=test)
+    for at_s in range(3, 20):
+        condition = read(condition, float(at_s))
+        assert condition.state is Health.SUSPECT
+    proved_nothing = structs.replace(test, verdict="inconclusive")
+    condition = read(structs.replace(condition, self_test=proved_nothing), 20.0)
+    assert condition.state is Health.HEALTHY
+
+
 def test_readings_do_not_refute_a_self_test() -> None:
     """A GPU on which CUDA does not work looks well to NVML."""
     found = finding(Health.SUSPECT, "checked", kind="cuda_error", code=999)
