@@ -250,7 +250,8 @@ def read_result(stdout: str, stderr: str, ended: Exit) -> SelfTestResult:
     last_line = stdout.strip().rpartition("\n")[2]
     if not last_line:
         last_words = (stderr.strip().splitlines() or ["without a word"])[-1]
-        raise NothingProven(f"it {ended.words} and printed no result: {last_words}")
+        ending = f"was {ended.words}" if ended.signal is not None else ended.words
+        raise NothingProven(f"it {ending} and printed no result: {last_words}")
     try:
         result = msgspec.json.decode(last_line, type=_StrictResult)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -259,7 +260,8 @@ def read_result(stdout: str, stderr: str, ended: Exit) -> SelfTestResult:
     if result.finding is not None and result.inconclusive is not None:
         raise NothingProven("it has a finding and calls itself inconclusive")
     if result.finding is None and result.inconclusive is None and ended.status != 0:
-        raise NothingProven(f"it says that it passed, but {ended.words}")
+        ending = f"was {ended.words}" if ended.signal is not None else ended.words
+        raise NothingProven(f"it says that it passed, but {ending}")
     return result
 
 

@@ -225,7 +225,7 @@ async def test_ordering_it_twice_runs_it_once(bench: Bench) -> None:
     [
         ("", "it exited with status 0 and printed no result: without a word"),
         ("import sys; sys.exit('no driver')", "exited with status 1 and printed no result: no dri"),
-        ("import os; os.abort()", "it killed by SIGABRT and printed no result"),
+        ("import os; os.abort()", "it was killed by SIGABRT and printed no result"),
         ("print('passed')", "its last line is not a result (JSON is malformed"),
         ("print('{}'); print('[]')", "its last line is not a result (Expected `object`"),
         ("print('{}'); print('7' * 10**5)", "its last line is not a result ("),
@@ -233,7 +233,7 @@ async def test_ordering_it_twice_runs_it_once(bench: Bench) -> None:
         ("print('{\"finding\": {}}')", "missing required field"),
         ("print('{\"detail\": 7}')", "Expected `str`, got `int`"),
         ("print('{}'); exit(4)", "it says that it passed, but exited with status 4"),
-        ("print('{}', flush=True); import os; os.kill(os.getpid(), 11)", "passed, but killed by"),
+        ("print('{}', flush=True); import os; os.kill(os.getpid(), 11)", "passed, but was killed by"),
         ("import os; os.write(1, b'\\xff\\xfe{}')", "its last line is not a result"),
     ],
 )
