@@ -119,7 +119,8 @@ def gpu_info(device_id: int, record: DeviceRecord, state: State) -> GPUInfo:
 
 
 def _answers(record: DeviceRecord, state: State) -> bool:
-    if not record.present or state.sources[record.source].failure is not None:
+    source = state.sources[record.source]
+    if not record.present or source.failure is not None or source.fault is not None:
         return False
     findings = record.reading.findings
     return not any(finding.kind in SILENT or finding.key in SILENT for finding in findings)

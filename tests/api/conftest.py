@@ -8,7 +8,7 @@ import yaml
 from msgspec import structs
 
 from muai_core.api import GPUManager
-from muai_core.model.device import Device, DeviceReading, Inventory
+from muai_core.model.device import Device, DeviceReading, HostFault, Inventory
 from muai_core.plugin.device_source import DeviceSource, Happening
 
 GIB = 1024**3
@@ -51,6 +51,7 @@ class Box(DeviceSource):
         }
         self.readings = {number: DeviceReading(uuid=f"GPU-{number}") for number in range(gpus)}
         self.failure: BaseException | None = None
+        self.fault: HostFault | None = None
         self.absence: str | None = None
         self.tell: Callable[[Happening], None] = lambda happening: None
         self.opened = self.closed = self.observed = 0
@@ -74,6 +75,7 @@ class Box(DeviceSource):
             observed_at_s=now_s,
             devices=tuple(self.devices.values()),
             readings=tuple(self.readings[number] for number in self.devices),
+            fault=self.fault,
         )
 
     def explain_absence(self) -> str | None:

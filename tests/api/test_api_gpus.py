@@ -13,6 +13,7 @@ from msgspec import structs
 
 from muai_core.api import GPUInfo, GPUManager, UnknownGPU, gpu_manager
 from muai_core.config import ConfigError
+from muai_core.model.device import HostFault
 from muai_core.model.health import Finding, Health
 from muai_core.plugin.device_source import Happening
 from muai_core.runtime.cpu_source import CpuSource
@@ -115,6 +116,16 @@ def test_readings_of_a_source_that_fails_are_not_told_as_new(manager: GPUManager
     assert manager.get_metrics()[0]["utilization_percent"] == 30.0
     box.failure = RuntimeError("gone")
     assert manager.get_metrics()[0]["utilization_percent"] is None
+
+
+def test_what_was_read_before_a_fault_of_the_host_is_not_told_as_new(
+    manager: GPUManager, box: Any
+) -> None:
+    box.reads(0, utilization_percent=30.0)
+    manager.detect_gpus()
+    box.fault = HostFault(kind="probe_failed", reason="NVML crashes")
+    gpu = manager.detect_gpus()[0]
+    assert (gpu.health, gpu.utilization_percent) == (Health.UNKNOWN, None)
 
 
 def test_health_has_reason_advice_and_findings(manager: GPUManager, box: Any) -> None:
