@@ -123,7 +123,7 @@ def test_what_was_read_before_a_fault_of_the_host_is_not_told_as_new(
 ) -> None:
     box.reads(0, utilization_percent=30.0)
     manager.detect_gpus()
-    box.fault = HostFault(kind="probe_failed", reason="NVML crashes")
+    box.fault = HostFault(kind="probe_failed", reason="NVML crashes", advice="look")
     gpu = manager.detect_gpus()[0]
     assert (gpu.health, gpu.utilization_percent) == (Health.UNKNOWN, None)
 
