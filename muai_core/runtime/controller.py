@@ -128,6 +128,8 @@ class Controller:
                 self._narrator.tell(
                     "bad", f"device source {name}: silent for {_FIRST_LOOK_S:g} s; going on without"
                 )
+            for line in self.monitor.absences():
+                self._narrator.tell("info", line)
             self._resolved = resolve(self._loaded, assembly.platforms_in(self._inbox.peek()))
             self.plane = assembly.make_plane(self._loaded, self._resolved)
             with using(self._instance.state_dir):

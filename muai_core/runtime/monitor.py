@@ -180,7 +180,7 @@ class DeviceMonitor:
         for thread in self._threads:
             inventory = self._inventories.get(thread.source.name)
             if inventory is not None and not inventory.devices:
-                lines.append(thread.source.explain_absence())
+                lines.append(explained_absence(thread.source))
         return [line for line in lines if line]
 
     def reading(self, uuid: str) -> DeviceReading | None:
@@ -287,3 +287,12 @@ class DeviceMonitor:
                     reported[name] = since_s
                     reason = f"no answer within {patience_s:g} s; its last inventory stays"
                     self._emit(DeviceSourceFailed(source=name, reason=reason))
+
+
+def explained_absence(source: DeviceSource) -> str | None:
+    """What a source says about finding nothing, in one line; None when there is nothing to say."""
+    try:
+        line = source.explain_absence()
+    except Exception as error:  # noqa: BLE001 - a source may raise anything at all
+        return f"device source {source.name} found nothing; {described(error)}"
+    return None if line is None else one_line(line, 500)

@@ -14,9 +14,8 @@ from muai_core.control.recovery import Ladder
 from muai_core.control.state import ControlSettings, State
 from muai_core.model.device import DeviceMeasurements
 from muai_core.planning.balanced import Balanced
-from muai_core.planning.wording import described, one_line
 from muai_core.plugin.device_source import DeviceSource
-from muai_core.runtime.monitor import SourceThread
+from muai_core.runtime.monitor import SourceThread, explained_absence
 from muai_core.runtime.narrator import Narrator, Tell
 
 #: How long all sources together may take to answer.
@@ -77,7 +76,7 @@ class DeviceObserver:
     def absences(self) -> list[str]:
         """A line from each source that found nothing and can say why."""
         empty = [thread.source for thread in self._threads if self._empty.get(thread.source.name)]
-        return [line for source in empty if (line := _explained(source)) is not None]
+        return [line for source in empty if (line := explained_absence(source)) is not None]
 
     def close(self, timeout_s: float = _CLOSE_DEADLINE_S) -> None:
         """Close the sources; one that is stuck is left behind after `timeout_s` seconds."""
@@ -158,14 +157,6 @@ def without_self_tests(settings: ControlSettings | None = None) -> ControlSettin
     """The same, for a plane whose actions nobody carries out."""
     settings = settings or ControlSettings()
     return structs.replace(settings, health=structs.replace(settings.health, self_test="off"))
-
-
-def _explained(source: DeviceSource) -> str | None:
-    try:
-        line = source.explain_absence()
-    except Exception as error:  # noqa: BLE001 - a source may raise anything at all
-        return f"device source {source.name} found nothing; {described(error)}"
-    return None if line is None else one_line(line, 500)
 
 
 def observe_once(sources: Sources, deadline_s: float = OBSERVE_DEADLINE_S) -> list[Event]:

@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 _LONGEST_RESTART_PAUSE_S = 30.0
 #: Probes of one GPU that were killed and do not die: no more are started meanwhile.
 _MOST_UNDEAD = 3
+#: When more GPUs hang than this, they take turns at having a probe of their own.
+_MOST_ALONE = 16
 #: A GPU that was stuck goes back to the main probe after so many answers.
 _ANSWERS_TO_REJOIN = 3
 _XID_RECOVERY_ACTION_CHANGED = 154
@@ -293,8 +295,11 @@ class Fleet:
     def _retry(self, slot: Slot, stuck: Stuck, now_s: float) -> None:
         if now_s < stuck.retry_at_s or self.main is None:
             return
+        pause_s = self._deadline_s if len(self.alone) >= _MOST_ALONE else 0.0
         if self.burials.waiting(slot.index) >= _MOST_UNDEAD:
-            stuck.retry_at_s = now_s + LONGEST_PAUSE_S
+            pause_s = LONGEST_PAUSE_S
+        if pause_s:
+            stuck.retry_at_s = now_s + pause_s
             return
         probe = self._start(slot.index, frozenset(), now_s)
         if probe is None:

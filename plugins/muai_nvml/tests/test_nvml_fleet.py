@@ -33,9 +33,10 @@ class FakeProcess:
 
 
 class World:
-    """A fleet of two GPUs whose probes are played by the test."""
+    """A fleet of GPUs, two as a rule, whose probes are played by the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: int = 2) -> None:
+        self.gpus = range(gpus)
         self.spawned: list[FakeProcess] = []
         self.told: list[tuple[int, int]] = []
         world = self
@@ -67,15 +68,15 @@ class World:
         self.say(probe, *samples)
 
     def begin(self) -> None:
-        """The main probe is up and has seen both GPUs."""
+        """The main probe is up and has seen all GPUs."""
         self.fleet.ask(self.now_s, self.now_s)
-        self.come_up(self.fleet.main, 0, 1)
+        self.come_up(self.fleet.main, *self.gpus)
 
     def come_up(self, probe: Probe | None, *gpus: int) -> None:
         described = [
             Described(index=gpu, gpu_uuid=f"GPU-{gpu}", pci_bus_id=None, devices=()) for gpu in gpus
         ]
-        self.say(probe, Starting(), Started(2), *described)
+        self.say(probe, Starting(), Started(len(self.gpus)), *described)
         self.answer(probe, *gpus)
         self.say(probe, Ready())
 
@@ -228,3 +229,18 @@ def test_a_start_of_nvml_that_fails_is_tried_again_after_growing_pauses() -> Non
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
     assert all(early <= late for early, late in pairwise(pauses))
     assert world.fleet.failures == 0
+
+
+def test_when_a_hundred_gpus_hang_they_take_turns_at_a_probe_of_their_own() -> None:
+    world = World(100)
+    world.begin()
+    world.say(world.fleet.main, *(Missed(gpu, "nvmlDeviceGetName", 2.0) for gpu in world.gpus))
+    had_a_turn: set[int] = set()
+    deadline_s = world.now_s + 600
+    while had_a_turn != set(world.gpus):
+        assert world.now_s < deadline_s, sorted(set(world.gpus) - had_a_turn)
+        world.tick(1.0)
+        assert len(world.fleet.alone) <= 16
+        for gpu, probe in list(world.fleet.alone.items()):
+            had_a_turn.add(gpu)
+            world.say(probe, Starting(), Started(100), Missed(gpu, "nvmlDeviceGetName", 2.0))
