@@ -32,12 +32,20 @@ _WANTED = (
     | GPU_UNAVAILABLE
     | GPU_RECOVERY_ACTION
 )
+_XID_RECOVERY_ACTION_CHANGED = 154
 #: How long one wait lasts: no longer than a closed event set may go unnoticed.
 _WAIT_MS = 1000
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 #: `gpuInstanceId` of an event that is about no MIG instance.
 _NO_INSTANCE = 0xFFFFFFFF
+
+
+def changes_recovery_action(event: Occurred) -> bool:
+    """Whether what the driver asks for to recover the GPU has to be read again."""
+    if event.event_type == XID:
+        return event.data == _XID_RECOVERY_ACTION_CHANGED
+    return event.event_type == GPU_RECOVERY_ACTION
 
 
 class DriverEvents:

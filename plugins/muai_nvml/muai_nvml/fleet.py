@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from muai_nvml.burials import Burials
 from muai_nvml.conditions import History
-from muai_nvml.driver_events import GPU_RECOVERY_ACTION, XID
+from muai_nvml.driver_events import changes_recovery_action
 from muai_nvml.probe_process import ProbeProcess
 from muai_nvml.slots import LONGEST_PAUSE_S, Listener, Probe, Slot, Stuck
 from muai_nvml.wire import (
@@ -43,7 +43,6 @@ _MOST_UNDEAD = 3
 _MOST_ALONE = 16
 #: A GPU that was stuck goes back to the main probe after so many answers.
 _ANSWERS_TO_REJOIN = 3
-_XID_RECOVERY_ACTION_CHANGED = 154
 
 
 class Fleet:
@@ -396,8 +395,7 @@ class Fleet:
     def _occurred(self, probe: Probe, event: Occurred) -> None:
         slot = self.slots.get(event.index) if event.index is not None else None
         if slot is not None:
-            is_154 = event.event_type == XID and event.data == _XID_RECOVERY_ACTION_CHANGED
-            recheck = is_154 or event.event_type == GPU_RECOVERY_ACTION
+            recheck = changes_recovery_action(event)
             # What it counts may have changed; a burst of events is one reason to look.
             if recheck or not slot.looking:
                 slot.looking = probe.process.send(Sample(only=slot.index, everything=True))
