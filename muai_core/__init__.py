@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from muai_core.model.architecture import (
+        Architecture,
+        ModelDescription,
+        ModelError,
+        Quantization,
+        TensorInfo,
+    )
     from muai_core.model.deployment import Affinity, Deployment
     from muai_core.model.device import (
         Device,
@@ -20,8 +27,9 @@ if TYPE_CHECKING:
         Inventory,
         Measurement,
     )
-    from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
+    from muai_core.model.fleet import DeviceView, Fleet, PlacementProblem, PlacementRequest
     from muai_core.model.health import Finding, Health
+    from muai_core.model.memory import MemoryNeeds, RankMemory, Shape, ShardedMemory
     from muai_core.model.metrics import MetricFamily, MetricPoint
     from muai_core.model.placement import Placement, Refusal, Unplaceable
     from muai_core.model.requests import RequestRecord, TraceContext
@@ -29,10 +37,24 @@ if TYPE_CHECKING:
     from muai_core.plugin.device_source import DeviceSource, Happening, SelfTest, SelfTestResult
     from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
     from muai_core.plugin.hookspecs import hookimpl
+    from muai_core.plugin.memory import (
+        KvCacheLayout,
+        MemoryProfile,
+        OverheadTerms,
+        ParallelismLimits,
+        Sharding,
+    )
     from muai_core.plugin.metric_sink import MetricSink
     from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss, RestartAfter
 
 _HOMES = {
+    "muai_core.model.architecture": (
+        "Architecture",
+        "ModelDescription",
+        "ModelError",
+        "Quantization",
+        "TensorInfo",
+    ),
     "muai_core.model.deployment": ("Affinity", "Deployment"),
     "muai_core.model.device": (
         "Device",
@@ -44,8 +66,9 @@ _HOMES = {
         "Inventory",
         "Measurement",
     ),
-    "muai_core.model.fleet": ("DeviceView", "Fleet", "PlacementRequest"),
+    "muai_core.model.fleet": ("DeviceView", "Fleet", "PlacementProblem", "PlacementRequest"),
     "muai_core.model.health": ("Finding", "Health"),
+    "muai_core.model.memory": ("MemoryNeeds", "RankMemory", "Shape", "ShardedMemory"),
     "muai_core.model.metrics": ("MetricFamily", "MetricPoint"),
     "muai_core.model.placement": ("Placement", "Refusal", "Unplaceable"),
     "muai_core.model.requests": ("RequestRecord", "TraceContext"),
@@ -59,6 +82,13 @@ _HOMES = {
         "Suitability",
     ),
     "muai_core.plugin.hookspecs": ("hookimpl",),
+    "muai_core.plugin.memory": (
+        "KvCacheLayout",
+        "MemoryProfile",
+        "OverheadTerms",
+        "ParallelismLimits",
+        "Sharding",
+    ),
     "muai_core.plugin.metric_sink": ("MetricSink",),
     "muai_core.plugin.recovery": ("GiveUp", "RecoveryPolicy", "ReplicaLoss", "RestartAfter"),
 }
@@ -67,6 +97,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Affinity",
     "AllocationStrategy",
+    "Architecture",
     "Complaint",
     "Deployment",
     "Device",
@@ -84,14 +115,24 @@ __all__ = [
     "Health",
     "HostFault",
     "Inventory",
+    "KvCacheLayout",
     "LaunchRequest",
     "LaunchSpec",
     "Measurement",
+    "MemoryNeeds",
+    "MemoryProfile",
     "MetricFamily",
     "MetricPoint",
     "MetricSink",
+    "ModelDescription",
+    "ModelError",
+    "OverheadTerms",
+    "ParallelismLimits",
     "Placement",
+    "PlacementProblem",
     "PlacementRequest",
+    "Quantization",
+    "RankMemory",
     "RecoveryPolicy",
     "Refusal",
     "ReplicaLoss",
@@ -99,7 +140,11 @@ __all__ = [
     "RestartAfter",
     "SelfTest",
     "SelfTestResult",
+    "Shape",
+    "ShardedMemory",
+    "Sharding",
     "Suitability",
+    "TensorInfo",
     "TraceContext",
     "Unplaceable",
     "__version__",

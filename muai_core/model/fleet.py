@@ -1,13 +1,14 @@
 """The fleet as an allocation strategy sees it: an immutable snapshot with the claims applied."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device, Platform
+from muai_core.model.device import Device, DeviceLink, Platform
 from muai_core.model.health import Health
+from muai_core.model.memory import Shape
 from muai_core.model.placement import Placement, Unplaceable
 
 
@@ -40,6 +41,8 @@ class Fleet(Struct, frozen=True):
     #: Platforms that the fleet has or had: a model does not slide to a worse one when the devices
     #: of a better one vanish.
     platforms: tuple[Platform, ...] = ()
+    #: What lies between two devices, by their UUIDs in both directions.
+    links: Mapping[str, Mapping[str, DeviceLink]] = {}
 
     def nodes(self) -> dict[str, list[DeviceView]]:
         """Devices grouped by node, both in fixed order."""
@@ -62,17 +65,39 @@ class PlacementRequest(Struct, frozen=True, kw_only=True):
     def placement_on(
         self, devices: Sequence[DeviceView], reason: str = ""
     ) -> Placement | Unplaceable:
-        """Fill the stages with the first tensor × pipeline devices of `devices`, in that order.
+        """Fill the stages with the first devices of `devices`, in that order.
 
-        Each device is claimed for the deployment's bytes per device, or whole when that is unknown.
+        The shape is the preferred one of those that the deployment allows: the first whose layers,
+        cut evenly, fit; if none does, the largest that there are devices for, so that the planner
+        can try to cut them unevenly. The planner claims what each rank needs, or whole devices when
+        that is unknown.
         """
-        need = self.deployment.devices_per_replica
-        if len(devices) < need:
+        shapes = [one for one in self.deployment.shapes if one.device_count <= len(devices)]
+        if not shapes:
+            need = min(one.device_count for one in self.deployment.shapes)
             return Unplaceable(f"needs {need} devices together, {len(devices)} are eligible")
-        chosen = devices[:need]
-        width = self.deployment.tensor_parallel_size
-        uuids = [view.uuid for view in chosen]
-        stages = tuple(tuple(uuids[i : i + width]) for i in range(0, need, width))
-        want = self.deployment.memory_bytes_per_device
-        claims = tuple(view.free_bytes if want is None else want for view in chosen)
-        return Placement(stages, claims, reason)
+        shape = next((one for one in shapes if self._fits_evenly(one, devices)), shapes[-1])
+        width = shape.tensor_parallel_size
+        uuids = [view.uuid for view in devices[: shape.device_count]]
+        stages = tuple(tuple(uuids[i : i + width]) for i in range(0, shape.device_count, width))
+        return Placement(stages, reason=reason)
+
+    def _fits_evenly(self, shape: Shape, devices: Sequence[DeviceView]) -> bool:
+        needs = self.deployment.even_rank_bytes(shape)
+        width = shape.tensor_parallel_size
+        return all(
+            need is None or all(view.free_bytes >= need for view in devices[i * width :][:width])
+            for i, need in enumerate(needs)
+        )
+
+
+class PlacementProblem(Struct, frozen=True, kw_only=True):
+    """Several replicas that need devices at once, for strategies that plan them together."""
+
+    #: The most urgent first: when not all fit, the later ones wait.
+    requests: tuple[PlacementRequest, ...]
+    #: All devices, also those that a filter refuses.
+    fleet: Fleet
+    #: Whether the filters let a request use a device at all (platform, affinity, health); what is
+    #: free on it is not asked.
+    admits: Callable[[PlacementRequest, DeviceView], bool]

@@ -2,22 +2,32 @@
 
 from msgspec import Struct
 
+from muai_core.model.memory import Shape
+
 
 class Placement(Struct, frozen=True):
     """Chosen devices: `stages[s][t]` is the UUID for pipeline stage s, tensor-parallel rank t.
 
-    `claims` gives the bytes claimed on each device, in the order of `devices`.
+    `claims` gives the bytes claimed on each device, in the order of `devices`. A strategy may leave
+    it empty, and `layers` too: then the planner cuts the layers and claims what each rank needs.
     """
 
     stages: tuple[tuple[str, ...], ...]
-    claims: tuple[int, ...]
+    claims: tuple[int, ...] = ()
     #: One line for people: why these devices.
     reason: str = ""
+    #: Layers of each stage, as for VLLM_PP_LAYER_PARTITION; empty: left to the engine.
+    layers: tuple[int, ...] = ()
 
     @property
     def devices(self) -> tuple[str, ...]:
         """All UUIDs in rank order: rank = stage × tensor_parallel_size + t."""
         return tuple(uuid for stage in self.stages for uuid in stage)
+
+    @property
+    def shape(self) -> Shape:
+        """Raises IndexError when there is no stage."""
+        return Shape(len(self.stages[0]), len(self.stages))
 
 
 class Refusal(Struct, frozen=True):

@@ -18,15 +18,16 @@ class Balanced(AllocationStrategy):
     name = "balanced"
 
     def place(self, request: PlacementRequest, fleet: Fleet) -> Placement | Unplaceable:
-        need = request.deployment.devices_per_replica
+        deployment = request.deployment
+        need = deployment.tensor_parallel_size * deployment.pipeline_parallel_size
         best: tuple[tuple[int, int, float, str], list[list[DeviceView]]] | None = None
         for node, devices in fleet.nodes().items():
             if len(devices) < need:
                 continue
             stages, slow = _form_stages(
                 devices,
-                request.deployment.tensor_parallel_size,
-                request.deployment.pipeline_parallel_size,
+                deployment.tensor_parallel_size,
+                deployment.pipeline_parallel_size,
             )
             load = sum(_load(view) for stage in stages for view in stage)
             score = (request.sibling_nodes.count(node), slow, load, node)

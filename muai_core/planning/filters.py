@@ -54,7 +54,7 @@ def _health(request: PlacementRequest, view: DeviceView, platform: Platform | No
 
 
 def _memory(request: PlacementRequest, view: DeviceView, platform: Platform | None) -> str | None:
-    need = request.deployment.memory_bytes_per_device
+    need = request.deployment.least_rank_bytes
     if need is None:
         if view.claimants:
             holders = ", ".join(view.claimants)

@@ -4,8 +4,11 @@ from abc import ABC, abstractmethod
 
 from msgspec import Struct
 
+from muai_core.model.architecture import ModelDescription
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device, Platform
+from muai_core.model.memory import RankMemory
+from muai_core.plugin.memory import MemoryProfile
 from muai_core.plugin.options import Configurable
 
 
@@ -26,12 +29,17 @@ class Suitability(Struct, frozen=True):
 class LaunchRequest(Struct, frozen=True, kw_only=True):
     """One replica incarnation that is about to start."""
 
+    #: With the shape that was planned for this replica.
     deployment: Deployment
     replica_id: str
     epoch: int
     #: In rank order; `stages[s][t]` gives the same devices as UUIDs per pipeline stage.
     devices: tuple[Device, ...]
     stages: tuple[tuple[str, ...], ...]
+    #: Layers of each stage, as for VLLM_PP_LAYER_PARTITION; empty: the engine's own choice.
+    layers: tuple[int, ...] = ()
+    #: What each rank may hold, as planned: one entry per stage; empty: not planned by kind.
+    ranks: tuple[RankMemory, ...] = ()
     #: The interpreter to run the engine with: `engines.<name>.python`, else the controller's own.
     python: str
     #: Loopback address and free port on which the engine must listen.
@@ -81,10 +89,15 @@ class Engine(Configurable, ABC):
         """Called when a config is checked: everything that is wrong, all at once."""
         return ()
 
-    def memory_bytes_per_device(self, deployment: Deployment) -> int | None:
-        """Called when the config is resolved: what one rank needs, in bytes. None: unknown.
+    def memory(
+        self, deployment: Deployment, model: ModelDescription | None
+    ) -> MemoryProfile | int | None:
+        """Called when the config is resolved: how a replica's memory is estimated.
 
-        `deployment.platforms` then holds only the platform that the replicas would run on.
+        A profile: from `model`, for every shape. A number: one rank needs so many bytes in any
+        shape. None, the default: unknown, so a replica claims whole devices. `model` is None when
+        the source is no model file. `deployment.platforms` holds only the platform that the
+        replicas would run on.
         """
         return None
 

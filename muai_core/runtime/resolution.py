@@ -10,6 +10,7 @@ from muai_core.control.state import ControlSettings, HealthSettings
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Platform
 from muai_core.plugin.engine import Engine
+from muai_core.plugin.memory import MemoryProfile
 
 GIB = 1024**3
 #: The plane's own deadline for a start lies this far behind the supervisor's, which knows more.
@@ -137,11 +138,12 @@ def _with_memory(
     if draft.memory_bytes_per_device is not None:
         return draft
     try:
-        memory_bytes = engine.memory_bytes_per_device(_narrowed(draft, platforms))
+        memory_bytes = engine.memory(_narrowed(draft, platforms), None)
     except Exception as error:  # noqa: BLE001 - an engine may raise anything at all
         message = f"engine {choice.engine} cannot estimate its memory: {error}"
         origin = loaded.origin(("models", name))
         raise ConfigError([Problem(origin, f"models.{name}", message)]) from None
+    assert not isinstance(memory_bytes, MemoryProfile)
     return structs.replace(draft, memory_bytes_per_device=memory_bytes)
 
 

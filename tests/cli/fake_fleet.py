@@ -73,7 +73,7 @@ class FakeEngine(Engine):
     def suits(self, deployment: Deployment) -> Suitability:
         return Suitability(True, "fakes everything")
 
-    def memory_bytes_per_device(self, deployment: Deployment) -> int:
+    def memory(self, deployment: Deployment, model: object) -> int:
         return 30 * GIB
 
     def launch(self, request: LaunchRequest) -> LaunchSpec:

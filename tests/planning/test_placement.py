@@ -265,7 +265,7 @@ def test_a_placement_exists_exactly_when_a_node_has_enough_eligible_devices(
     answer, complaint = place(asked, fleet, Balanced())
     assert complaint is None
     room = max(map(len, candidates.nodes().values()), default=0)
-    assert isinstance(answer, Placement) == (room >= wish.devices_per_replica)
+    assert isinstance(answer, Placement) == (room >= wish.shapes[0].device_count)
     if isinstance(answer, Unplaceable):
         assert answer.summary
         return
@@ -308,7 +308,7 @@ def test_stages_stay_on_islands_whenever_some_node_allows_it(
     best = min(
         _slow_stages(members, wish)
         for members in candidates.nodes().values()
-        if len(members) >= wish.devices_per_replica
+        if len(members) >= wish.shapes[0].device_count
     )
     assert slow == best
 

@@ -8,6 +8,7 @@ import pytest
 from muai_core import Device, builtin
 from muai_core.config import ConfigError, load_config
 from muai_core.config.loaded import LoadedConfig
+from muai_core.model.architecture import ModelDescription
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Platform
 from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
@@ -43,7 +44,7 @@ class FakeEngine(Engine):
     def check(self, deployment: Deployment) -> tuple[Complaint, ...]:
         return self._complaints
 
-    def memory_bytes_per_device(self, deployment: Deployment) -> int | None:
+    def memory(self, deployment: Deployment, model: ModelDescription | None) -> int | None:
         return self._memory_bytes
 
     def launch(self, request: LaunchRequest) -> LaunchSpec:
@@ -117,7 +118,7 @@ def test_the_configs_memory_is_stronger_than_the_engines(tmp_path: Path) -> None
 
 def test_the_need_for_memory_is_asked_for_the_platform_that_is_there(tmp_path: Path) -> None:
     class Sized(FakeEngine):
-        def memory_bytes_per_device(self, deployment: Deployment) -> int:
+        def memory(self, deployment: Deployment, model: ModelDescription | None) -> int:
             return {"cuda": 2, "cpu": 4}[deployment.platforms[0]]
 
     engine = Sized("sized", platforms=("cuda", "cpu"))

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from muai_core.model.architecture import ModelDescription
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device
 from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
@@ -55,9 +56,8 @@ class SimulatedEngine(Engine):
         )
         return (Complaint("tensor_parallel_size", message),)
 
-    def memory_bytes_per_device(self, deployment: Deployment) -> int | None:
-        memory_gib = _options(deployment).memory_gib
-        return None if memory_gib is None else int(memory_gib * 2**30)
+    def memory(self, deployment: Deployment, model: ModelDescription | None) -> int | None:
+        return _memory_bytes(deployment)
 
     def launch(self, request: LaunchRequest) -> LaunchSpec:
         import msgspec
@@ -96,12 +96,17 @@ class SimulatedEngine(Engine):
         )
 
     def _held_bytes(self, deployment: Deployment, device: Device) -> int:
-        held = self.memory_bytes_per_device(deployment)
+        held = _memory_bytes(deployment)
         if held is None:
             held = deployment.memory_bytes_per_device
         if held is None:
             held = int(device.memory_total_bytes * _UNCLAIMED_SHARE)
         return held
+
+
+def _memory_bytes(deployment: Deployment) -> int | None:
+    memory_gib = _options(deployment).memory_gib
+    return None if memory_gib is None else int(memory_gib * 2**30)
 
 
 def _options(deployment: Deployment) -> "EngineOptions":

@@ -52,9 +52,9 @@ def test_any_parallel_size_unless_heads_are_given() -> None:
 
 def test_memory_is_what_the_option_says() -> None:
     engine = SimulatedEngine()
-    assert engine.memory_bytes_per_device(deployment()) is None
+    assert engine.memory(deployment(), None) is None
     with_memory = deployment(engine_options={"memory_gib": 1.5})
-    assert engine.memory_bytes_per_device(with_memory) == 3 * 2**29
+    assert engine.memory(with_memory, None) == 3 * 2**29
 
 
 def test_without_the_option_it_holds_what_is_claimed_else_most_of_the_device(

@@ -2,7 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from muai_core import Complaint, Deployment, Engine, LaunchRequest, LaunchSpec, Suitability
+from muai_core import (
+    Complaint,
+    Deployment,
+    Engine,
+    LaunchRequest,
+    LaunchSpec,
+    ModelDescription,
+    Suitability,
+)
 from muai_transformers.facts import ModelFacts, cpu_has_bfloat16, read_facts
 from muai_transformers.source import ModelSource, SourceError, find_source
 
@@ -58,7 +66,7 @@ class TransformersEngine(Engine):
             complaints.append(Complaint("max_model_len", message))
         return tuple(complaints)
 
-    def memory_bytes_per_device(self, deployment: Deployment) -> int | None:
+    def memory(self, deployment: Deployment, model: ModelDescription | None) -> int | None:
         facts = _facts(deployment)
         kv_cache_bytes = _kv_cache_bytes(deployment, facts)
         if facts.parameters is None or kv_cache_bytes is None:

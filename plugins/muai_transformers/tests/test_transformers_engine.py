@@ -128,12 +128,10 @@ def test_memory_is_weights_and_cache(tiny_folder: Path) -> None:
     facts = read_facts(find_source(str(tiny_folder)))
     assert facts.parameters is not None
     full_bytes = 16 * 512 * 128 * 4
-    got = ENGINE.memory_bytes_per_device(deployment(tiny_folder, dtype="float32"))
+    got = ENGINE.memory(deployment(tiny_folder, dtype="float32"), None)
     assert got == facts.parameters * 4 + full_bytes + RUNTIME_BYTES
     options = {"kv_cache_gib": 2.0}
-    got = ENGINE.memory_bytes_per_device(
-        deployment(tiny_folder, dtype="float16", engine_options=options)
-    )
+    got = ENGINE.memory(deployment(tiny_folder, dtype="float16", engine_options=options), None)
     assert got == facts.parameters * 2 + 2 * GIB + RUNTIME_BYTES
 
 

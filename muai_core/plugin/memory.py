@@ -1,0 +1,74 @@
+"""How an engine lays a model out in memory: what the estimate has to know of it, as data."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Sharding(Struct, frozen=True, kw_only=True):
+    """What an engine cuts over the tensor-parallel ranks; the rest is on every rank, whole."""
+
+    embedding: Literal["vocabulary", "replicated"] = "vocabulary"
+    output_head: Literal["vocabulary", "replicated"] = "vocabulary"
+    #: Whether the routed experts of a mixture are cut, or each rank holds all.
+    experts: Literal["tensor", "replicated"] = "tensor"
+    #: The vocabulary is padded to a multiple of this before it is cut; 1: not padded.
+    vocabulary_multiple: int = 1
+    #: Whether quantised weights stay packed in memory; else they become `dtype`.
+    keeps_packed: bool = True
+
+
+class KvCacheLayout(Struct, frozen=True, kw_only=True):
+    """How keys and values are kept."""
+
+    #: Tokens are held in blocks of so many.
+    block_tokens: int = 16
+    #: Formats that the engine offers; "auto" is the one of the activations.
+    dtypes: tuple[str, ...] = ("auto",)
+    #: Whether a sliding layer holds its window only; else the whole sequence.
+    trims_sliding_window: bool = True
+
+
+class ParallelismLimits(Struct, frozen=True, kw_only=True):
+    """Shapes that the engine can take, whatever the model; None: no limit of its own."""
+
+    tensor_parallel_max: int | None = None
+    pipeline_parallel_max: int | None = None
+    #: Whether attention heads must divide by the tensor-parallel size (vLLM: a hard error).
+    heads_must_divide: bool = True
+
+
+class OverheadTerms(Struct, frozen=True, kw_only=True):
+    """What a rank holds beside weights and KV cache. Calibrated by measured starts.
+
+    Peak of a forward pass, in bytes, over `batched_tokens` tokens T of b bytes per value: the larger
+    of T × (hidden_factor × hidden + ffn_factor × ffn / TP) × b and logit_tokens × vocabulary / TP × 4.
+    """
+
+    #: Tokens in one forward pass at most.
+    batched_tokens: int = 8192
+    hidden_factor: float = 4.0
+    ffn_factor: float = 2.0
+    #: Sequences whose logits are computed in one pass.
+    logit_tokens: int = 256
+    #: Runtime, libraries and what the allocator keeps.
+    runtime_bytes: int = 0
+    graph_bytes: int = 0
+    #: Buffers of the collectives, with more than one tensor-parallel rank.
+    tensor_communication_bytes: int = 0
+    #: Buffers between stages, with more than one.
+    pipeline_communication_bytes: int = 0
+
+
+class MemoryProfile(Struct, frozen=True, kw_only=True):
+    """An engine's memory, for one kind of device: sharding rule, KV cache, limits, overhead."""
+
+    sharding: Sharding = Sharding()
+    kv_cache: KvCacheLayout = KvCacheLayout()
+    limits: ParallelismLimits = ParallelismLimits()
+    overhead: OverheadTerms = OverheadTerms()
+    #: Bytes of KV cache that the engine takes whatever is asked for; None: what is asked for.
+    kv_cache_bytes: int | None = None
+    #: What the engine's log tells after a start: a term (`weights`, `kv_cache`, `activation`,
+    #: `graphs`, `runtime`) and a regular expression with one group, the number in GiB.
+    log_patterns: tuple[tuple[str, str], ...] = ()
