@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -118,14 +118,15 @@ def draft_deployment(
     `memory_bytes_per_device` is what the config claims (GiB to bytes) or None.
     """
     model = config.models[name]
+    sizes = wanted_sizes(config, name, engine_name)
     memory_bytes = None if model.memory_gib is None else int(model.memory_gib * GIB)
     return Deployment(
         name=name,
         source=source,
         engine=engine_name,
         replicas=model.replicas,
-        tensor_parallel_size=_size(config, model, engine_name, "tensor_parallel_size"),
-        pipeline_parallel_size=_size(config, model, engine_name, "pipeline_parallel_size"),
+        tensor_parallel_size=sizes[0] or 1,
+        pipeline_parallel_size=sizes[1] or 1,
         platforms=engine.platforms,
         affinity=Affinity(
             devices=tuple(model.affinity.devices),
@@ -134,17 +135,37 @@ def draft_deployment(
         ),
         max_model_len=model.max_model_len,
         dtype=model.dtype,
+        kv_cache_dtype=model.kv_cache_dtype,
+        concurrency=model.concurrency,
         memory_bytes_per_device=memory_bytes,
         engine_options=dict(model.engine_options),
     )
 
 
-def _size(config: Config, model: ModelConfig, engine: str, key: str) -> int:
-    own: int | None = getattr(model, key)
+def wanted_sizes(config: Config, name: str, engine: str) -> tuple[int | None, int | None]:
+    """Tensor- and pipeline-parallel size of a model on an engine; None: the planner chooses."""
+    model = config.models[name]
+    tensor = _size(config, model, engine, "tensor_parallel_size")
+    pipeline = _size(config, model, engine, "pipeline_parallel_size")
+    if isinstance(tensor, int) and pipeline is None:
+        pipeline = 1
+    elif isinstance(pipeline, int) and tensor is None:
+        tensor = 1
+    return _number(tensor), _number(pipeline)
+
+
+def _size(
+    config: Config, model: ModelConfig, engine: str, key: str
+) -> int | Literal["auto"] | None:
+    own: int | Literal["auto"] | None = getattr(model, key)
     if own is not None:
         return own
     default = optimization_default(config, engine, key)
-    return default[0] if default else 1
+    return default[0] if default else None
+
+
+def _number(size: int | Literal["auto"] | None) -> int | None:
+    return None if size == "auto" else size
 
 
 def origins(tree: Node) -> dict[KeyPath, Origin]:

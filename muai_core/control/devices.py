@@ -56,12 +56,11 @@ def observed(turn: Turn, event: ev.DevicesObserved) -> Verdict:
     contradiction = _contradiction(turn, inventory)
     if contradiction is not None:
         return Illegal(contradiction)
+    links = inventory.links if inventory.fault is None else inventory.links or known.links
+    turn.views.incomplete |= links != known.links
+    at_s, fault = inventory.observed_at_s, inventory.fault
     state.sources[inventory.source] = structs.replace(
-        known,
-        observed_at_s=inventory.observed_at_s,
-        failure=None,
-        fault=inventory.fault,
-        links=inventory.links if inventory.fault is None else inventory.links or known.links,
+        known, observed_at_s=at_s, failure=None, fault=fault, links=links
     )
     report_fault(turn, inventory.source, known.fault, inventory.fault)
     readings = {reading.uuid: reading for reading in inventory.readings}

@@ -59,16 +59,25 @@ def _possible(deployment: Deployment) -> bool:
         and deployment.tensor_parallel_size >= 1
         and deployment.pipeline_parallel_size >= 1
         and (deployment.memory_bytes_per_device or 0) >= 0
+        and (deployment.memory is None or deployment.memory.is_sound)
     )
 
 
 def _counted(turn: Turn, wanted: Deployment) -> Deployment:
-    """The wish under its generation: the last one, plus one if more than `replicas` changed."""
+    """The wish under its generation: the last one, plus one if more than `replicas` changed.
+
+    A better estimate of its memory, or another reason for its engine, is no other wish.
+    """
     last = turn.state.deployments.get(wanted.name)
     generation = turn.state.generations.get(wanted.name, 0)
     if last is None:
         return structs.replace(wanted, generation=generation + 1)
-    same = structs.replace(last, replicas=wanted.replicas)
+    same = structs.replace(
+        last,
+        replicas=wanted.replicas,
+        memory=wanted.memory,
+        engine_reason=wanted.engine_reason,
+    )
     if structs.replace(wanted, generation=last.generation) == same:
         return same
     return structs.replace(wanted, generation=generation + 1)

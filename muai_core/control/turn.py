@@ -21,6 +21,7 @@ from muai_core.control.fleet import Views
 from muai_core.control.lifecycle import ReplicaState, Trigger, advance
 from muai_core.control.routes import ModelRoutes
 from muai_core.control.state import Loss, Replica, State
+from muai_core.model.deployment import Deployment
 from muai_core.model.placement import Placement
 from muai_core.plugin.allocation import AllocationStrategy
 from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss
@@ -162,7 +163,7 @@ class Turn(Struct, kw_only=True):
                 replica_id=replica.id,
                 epoch=epoch,
                 deadline_at_s=deadline_at_s,
-                deployment=self.state.deployments[replica.deployment],
+                deployment=_shaped(self.state.deployments[replica.deployment], placement),
                 placement=placement,
                 devices=tuple(self.state.devices[uuid].device for uuid in placement.devices),
             )
@@ -283,3 +284,13 @@ class Turn(Struct, kw_only=True):
 
     def complain(self, about: str) -> None:
         self.state.policy_failures[about] = self.state.policy_failures.get(about, 0) + 1
+
+
+def _shaped(deployment: Deployment, placement: Placement) -> Deployment:
+    """The wish with the one shape that was chosen for this replica."""
+    shape = placement.shape
+    return structs.replace(
+        deployment,
+        tensor_parallel_size=shape.tensor_parallel_size,
+        pipeline_parallel_size=shape.pipeline_parallel_size,
+    )

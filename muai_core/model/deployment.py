@@ -5,7 +5,8 @@ from typing import Any
 from msgspec import Struct
 
 from muai_core.model.device import Platform
-from muai_core.model.memory import MemoryNeeds, Shape, even_partition
+from muai_core.model.memory import MemoryNeeds, RankMemory, Shape, even_partition
+from muai_core.model.placement import Placement
 
 
 class Affinity(Struct, frozen=True, kw_only=True):
@@ -64,6 +65,12 @@ class Deployment(Struct, frozen=True, kw_only=True):
         sharded = self.memory.at(shape.tensor_parallel_size)
         partition = even_partition(sharded.layer_count, shape.pipeline_parallel_size)
         return tuple(rank.total_bytes for rank in self.memory.ranks(shape, partition))
+
+    def ranks(self, placement: Placement) -> tuple[RankMemory, ...]:
+        """What a rank of each stage holds, by kind; empty when only the sum is known, or nothing."""
+        if self.memory_bytes_per_device is not None or self.memory is None:
+            return ()
+        return self.memory.ranks(placement.shape, placement.layers)
 
     @property
     def least_rank_bytes(self) -> int | None:

@@ -67,6 +67,34 @@ class ShardedMemory(Struct, frozen=True, kw_only=True):
     def layer_count(self) -> int:
         return len(self.layer_weights_bytes)
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether every list has all layers, every stage can have one, and nothing is negative."""
+        lists = (
+            self.layer_weights_bytes,
+            self.layer_kv_cache_bytes,
+            self.layer_kv_bytes_per_token,
+        )
+        single = (
+            self.first_stage_weights_bytes,
+            self.last_stage_weights_bytes,
+            self.tied_weights_bytes,
+            self.activation_bytes,
+            self.last_stage_activation_bytes,
+            self.overhead_bytes,
+            self.pipeline_overhead_bytes,
+        )
+        stages = self.pipeline_parallel_sizes
+        return (
+            self.tensor_parallel_size >= 1
+            and bool(stages)
+            and all(1 <= count <= self.layer_count for count in stages)
+            and all(len(one) == self.layer_count and min(one) >= 0 for one in lists)
+            and min(single) >= 0
+            and self.tied_weights_bytes
+            <= min(self.first_stage_weights_bytes, self.last_stage_weights_bytes)
+        )
+
     def rank(self, layers: range) -> RankMemory:
         """A rank of the stage that has these consecutive layers."""
         is_first, is_last = layers.start == 0, layers.stop == self.layer_count
@@ -107,6 +135,13 @@ class MemoryNeeds(Struct, frozen=True, kw_only=True):
         ]
         return tuple(
             sorted(found, key=lambda shape: (shape.device_count, shape.pipeline_parallel_size))
+        )
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether all sizes describe one model, and none is negative."""
+        return bool(self.sharded) and all(
+            one.is_sound and one.layer_count == self.sharded[0].layer_count for one in self.sharded
         )
 
     @property

@@ -56,6 +56,8 @@ class EngineRunner:
             epoch=action.epoch,
             devices=action.devices,
             stages=action.placement.stages,
+            layers=action.placement.layers,
+            ranks=action.deployment.ranks(action.placement),
             python=self._pythons[name],
             host=_HOST,
             port=self._ports.free_port(),

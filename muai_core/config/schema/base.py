@@ -1,8 +1,16 @@
 """What all sections share."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$"
 
@@ -32,6 +40,15 @@ class Words(NamedTuple):
     words: str
 
 
+def _size(value: Any) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4096:
+        return value
+    # A word for pydantic only: what is told to people comes from `Words`.
+    raise PydanticCustomError("parallel_size", "not a parallel size")
+
+
 #: A device by UUID, or by its display index.
 DeviceSelector = Annotated[
     str,
@@ -42,6 +59,15 @@ DeviceSelector = Annotated[
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ParallelSize = Annotated[int, Field(ge=1, le=4096)]
+#: A size, or that the planner chooses it.
+PlannedSize = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_size),
+    Words("a whole number from 1 to 4096 or auto"),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 4096}, {"const": "auto"}]}
+    ),
+]
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 #: Options that a plugin owns; validated by the plugin's own model.
 PluginOptions = dict[str, Any]
