@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from muai_core.model.health import Finding, Health
     from muai_core.model.memory import MemoryNeeds, RankMemory, Shape, ShardedMemory
     from muai_core.model.metrics import MetricFamily, MetricPoint
+    from muai_core.model.objective import link_score, plan_value, replica_value, stage_score
     from muai_core.model.placement import Placement, Refusal, Unplaceable
     from muai_core.model.requests import RequestRecord, TraceContext
     from muai_core.plugin.allocation import AllocationStrategy
@@ -70,6 +71,7 @@ _HOMES = {
     "muai_core.model.health": ("Finding", "Health"),
     "muai_core.model.memory": ("MemoryNeeds", "RankMemory", "Shape", "ShardedMemory"),
     "muai_core.model.metrics": ("MetricFamily", "MetricPoint"),
+    "muai_core.model.objective": ("link_score", "plan_value", "replica_value", "stage_score"),
     "muai_core.model.placement": ("Placement", "Refusal", "Unplaceable"),
     "muai_core.model.requests": ("RequestRecord", "TraceContext"),
     "muai_core.plugin.allocation": ("AllocationStrategy",),
@@ -149,6 +151,10 @@ __all__ = [
     "Unplaceable",
     "__version__",
     "hookimpl",
+    "link_score",
+    "plan_value",
+    "replica_value",
+    "stage_score",
 ]
 
 
