@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from muai_core.model.objective import link_score, plan_value, replica_value, stage_score
     from muai_core.model.placement import Placement, Refusal, Unplaceable
     from muai_core.model.requests import RequestRecord, TraceContext
+    from muai_core.planning.engine_profiles import engine_profile
     from muai_core.plugin.allocation import AllocationStrategy
     from muai_core.plugin.device_source import DeviceSource, Happening, SelfTest, SelfTestResult
     from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
@@ -74,6 +75,7 @@ _HOMES = {
     "muai_core.model.objective": ("link_score", "plan_value", "replica_value", "stage_score"),
     "muai_core.model.placement": ("Placement", "Refusal", "Unplaceable"),
     "muai_core.model.requests": ("RequestRecord", "TraceContext"),
+    "muai_core.planning.engine_profiles": ("engine_profile",),
     "muai_core.plugin.allocation": ("AllocationStrategy",),
     "muai_core.plugin.device_source": ("DeviceSource", "Happening", "SelfTest", "SelfTestResult"),
     "muai_core.plugin.engine": (
