@@ -66,7 +66,9 @@ def calibrated(
         ]
         raised = max([answer, *needed])
         return Calibration(raised, _notes(starts, _changes({"memory": (answer, raised)})))
-    terms = _largest([corrected(answer.overhead, of) for of in starts.values()])
+    # A fleet is as well known as the least known kind of device in it.
+    may_shrink = all(len(of) >= AGREEING_STARTS for of in starts.values())
+    terms = _largest([corrected(answer.overhead, of, may_shrink) for of in starts.values()])
     changes = _changes(
         {
             "runtime": (answer.overhead.runtime_bytes, terms.runtime_bytes),
@@ -85,10 +87,13 @@ def calibrated(
     return Calibration(structs.replace(answer, overhead=terms), _notes(starts, changes))
 
 
-def corrected(terms: OverheadTerms, starts: Sequence[MeasuredStart]) -> OverheadTerms:
+def corrected(
+    terms: OverheadTerms, starts: Sequence[MeasuredStart], may_shrink: bool = True
+) -> OverheadTerms:
     """The terms that cover these starts of one model on one kind of device."""
     starts = [start for start in starts if start.overhead is not None]
-    terms = _with_told(terms, starts)
+    agreeing = AGREEING_STARTS if may_shrink else len(starts) + 1
+    terms = _with_told(terms, starts, agreeing)
     runtime, tensor, pipeline = (
         terms.runtime_bytes,
         terms.tensor_communication_bytes,
@@ -178,15 +183,18 @@ def deviations(start: MeasuredStart) -> tuple[str, ...]:
 # --- what the engine told ---------------------------------------------------------------------
 
 
-def _with_told(terms: OverheadTerms, starts: Sequence[MeasuredStart]) -> OverheadTerms:
+def _with_told(
+    terms: OverheadTerms, starts: Sequence[MeasuredStart], agreeing: int
+) -> OverheadTerms:
     graphs = [one.told.graphs_bytes for one in starts if one.told.graphs_bytes is not None]
     terms = structs.replace(
-        _with_activation(terms, starts), graph_bytes=int(_settled(terms.graph_bytes, graphs))
+        _with_activation(terms, starts, agreeing),
+        graph_bytes=int(_settled(terms.graph_bytes, graphs, agreeing)),
     )
-    runtime = int(_settled(terms.runtime_bytes, _runtimes(starts, (False, False))))
+    runtime = int(_settled(terms.runtime_bytes, _runtimes(starts, (False, False)), agreeing))
     # What the ranks of a stage, or the stages, hold for each other comes on top of that.
     tensor, pipeline = (
-        int(_settled(before, [max(0, told - runtime) for told in _runtimes(starts, stage)]))
+        int(_settled(before, [max(0, one - runtime) for one in _runtimes(starts, stage)], agreeing))
         for before, stage in (
             (terms.tensor_communication_bytes, (True, False)),
             (terms.pipeline_communication_bytes, (False, True)),
@@ -200,7 +208,9 @@ def _with_told(terms: OverheadTerms, starts: Sequence[MeasuredStart]) -> Overhea
     )
 
 
-def _with_activation(terms: OverheadTerms, starts: Sequence[MeasuredStart]) -> OverheadTerms:
+def _with_activation(
+    terms: OverheadTerms, starts: Sequence[MeasuredStart], agreeing: int
+) -> OverheadTerms:
     """The formula's factors, scaled so that it gives what was told."""
     factors: tuple[list[float], list[float], list[float]] = ([], [], [])
     for start in starts:
@@ -214,15 +224,15 @@ def _with_activation(terms: OverheadTerms, starts: Sequence[MeasuredStart]) -> O
             found.append(factor * told / predicted)
     return structs.replace(
         terms,
-        hidden_factor=_settled(terms.hidden_factor, factors[0]),
-        ffn_factor=_settled(terms.ffn_factor, factors[1]),
-        logit_tokens=-int(-_settled(terms.logit_tokens, factors[2]) // 1),
+        hidden_factor=_settled(terms.hidden_factor, factors[0], agreeing),
+        ffn_factor=_settled(terms.ffn_factor, factors[1], agreeing),
+        logit_tokens=-int(-_settled(terms.logit_tokens, factors[2], agreeing) // 1),
     )
 
 
-def _settled(before: float, told: Sequence[float]) -> float:
+def _settled(before: float, told: Sequence[float], agreeing: int) -> float:
     """Up at once, down when enough starts told it."""
-    if len(told) >= AGREEING_STARTS:
+    if len(told) >= agreeing:
         return max(told)
     return max([before, *told])
 
