@@ -26,7 +26,7 @@ class AllocationStrategy(Configurable, ABC):
         """
 
     def place_all(self, problem: PlacementProblem) -> Sequence[Placement | Unplaceable] | None:
-        """Called instead of `place` for all replicas that need devices at once; same rules.
+        """Called instead of `place` for all replicas that need devices at once; must not block.
 
         Answers in the order of `problem.requests`. None, the default: `place` is called for one
         after the other. If it raises, none of them is placed.
