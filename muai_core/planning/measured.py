@@ -1,6 +1,6 @@
 """Starts of replicas that were measured: what was predicted for each rank, and what it held."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -110,3 +110,25 @@ def starts_of(
         if devices is None or kind.device in found:
             found.setdefault(kind.device, []).append(start)
     return found
+
+
+def told_terms(found: Mapping[str, float]) -> ToldTerms:
+    """What an engine told, from the numbers in GiB that the `log_patterns` of its profile found.
+
+    `consumed` is weights and runtime together; `graphs_in_activation` what `activation` counts of
+    the graphs although they are told, too.
+    """
+    told = {term: int(amount_gib * 2**30) for term, amount_gib in found.items()}
+    weights, consumed = told.get("weights"), told.get("consumed")
+    runtime, activation = told.get("runtime"), told.get("activation")
+    if runtime is None and weights is not None and consumed is not None:
+        runtime = max(0, consumed - weights)
+    if activation is not None and "graphs" in told:
+        activation = max(0, activation - told.get("graphs_in_activation", 0))
+    return ToldTerms(
+        weights_bytes=weights,
+        kv_cache_bytes=told.get("kv_cache"),
+        activation_bytes=activation,
+        graphs_bytes=told.get("graphs"),
+        runtime_bytes=runtime,
+    )

@@ -138,6 +138,13 @@ class Supervisor:
             if life.process is not None and not life.ended
         )
 
+    def pids(self, replica_id: str, epoch: int) -> frozenset[int]:
+        """All processes of an incarnation that were seen so far; none once it has ended."""
+        life = self._lives.get((replica_id, epoch))
+        if life is None or life.process is None or life.ended:
+            return frozenset()
+        return frozenset(pid for pid, _ in life.process.known)
+
     def inventory(self) -> tuple[SupervisedReplica, ...]:
         """All incarnations that are not proven gone, for people."""
         return tuple(

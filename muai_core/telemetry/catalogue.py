@@ -141,6 +141,23 @@ REPLICA_START_DURATION = histogram(
     START_BUCKETS_S,
     MODEL_LABEL,
 )
+MEMORY_PREDICTED = gauge(
+    "muai_memory_predicted_bytes",
+    "Memory that a rank of the replica was predicted to hold of the device, by kind.",
+    MODEL_LABEL,
+    "replica",
+    "uuid",
+    "kind",
+)
+MEMORY_MEASURED = gauge(
+    "muai_memory_measured_bytes",
+    "Memory that it held once it was ready: the total as the device shows it, the rest as its"
+    " engine told.",
+    MODEL_LABEL,
+    "replica",
+    "uuid",
+    "kind",
+)
 
 # Requests
 REQUESTS = counter(
@@ -244,6 +261,8 @@ OBSERVED: tuple[Metric, ...] = (
     REPLICA_REQUESTS_RUNNING,
     REPLICA_REQUESTS_WAITING,
     REPLICA_TOKENS_GENERATED,
+    MEMORY_PREDICTED,
+    MEMORY_MEASURED,
     SINK_BATCHES_DROPPED,
     SINK_REQUESTS_DROPPED,
     *DEVICE_METRICS,
