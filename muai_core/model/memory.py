@@ -13,6 +13,16 @@ class Shape(Struct, frozen=True, order=True):
     def device_count(self) -> int:
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
+    @property
+    def cost(self) -> int:
+        """What a shape costs when shapes are compared: its devices, and one for each seam.
+
+        Every token crosses a seam between stages, and stages wait for each other; so four devices
+        in one stage (4) are preferred to three stages of one device (5), and one stage of eight
+        (8) to five stages of one (9).
+        """
+        return self.device_count + self.pipeline_parallel_size - 1
+
     def __str__(self) -> str:
         return f"TP {self.tensor_parallel_size} × PP {self.pipeline_parallel_size}"
 
@@ -127,14 +137,14 @@ class MemoryNeeds(Struct, frozen=True, kw_only=True):
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Every allowed shape: the fewest devices first, among equals the fewest stages."""
+        """Every allowed shape: the lowest cost first, among equals the fewest stages."""
         found = [
             Shape(one.tensor_parallel_size, stages)
             for one in self.sharded
             for stages in one.pipeline_parallel_sizes
         ]
         return tuple(
-            sorted(found, key=lambda shape: (shape.device_count, shape.pipeline_parallel_size))
+            sorted(found, key=lambda shape: (shape.cost, shape.pipeline_parallel_size))
         )
 
     @property

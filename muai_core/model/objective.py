@@ -3,7 +3,8 @@
 In points, the sum over all placed replicas of
 
 - SERVED    for being served at all;
-- ECONOMY   × the fewest devices of any shape that is allowed / the devices used;
+- ECONOMY   × the lowest cost of any shape that is allowed / the cost of the one used (Shape.cost:
+              its devices, and one for each seam between stages);
 - STAYED    if it runs already and stays where it is;
 - TOPOLOGY  × the mean link score of its stages,
 
@@ -78,11 +79,11 @@ def topology_score(stages: Iterable[Sequence[DeviceView]], links: Links) -> int:
     return sum(scores) // len(scores)
 
 
-def worth(fewest_devices: int, used_devices: int, topology: int, *, stayed: bool = False) -> int:
+def worth(lowest_cost: int, used_cost: int, topology: int, *, stayed: bool = False) -> int:
     """The value of one placed replica by its parts; `topology` is a score of 0 to 100."""
     return (
         SERVED * SCALE
-        + ECONOMY * SCALE * fewest_devices // used_devices
+        + ECONOMY * SCALE * lowest_cost // used_cost
         + (STAYED * SCALE if stayed else 0)
         + TOPOLOGY * topology
     )
@@ -100,10 +101,10 @@ def replica_value(
 
     Raises KeyError when the placement names a device that is not among them.
     """
-    fewest = min(shape.device_count for shape in deployment.shapes)
+    lowest = min(shape.cost for shape in deployment.shapes)
     stages = [[views[uuid] for uuid in stage] for stage in placement.stages]
     topology = topology_score(stages, links)
-    return worth(fewest, placement.shape.device_count, topology, stayed=stayed)
+    return worth(lowest, placement.shape.cost, topology, stayed=stayed)
 
 
 def balance_value(fleet: Fleet, claimed_bytes: Mapping[str, int]) -> int:
