@@ -53,3 +53,8 @@ _PROFILES: dict[tuple[str, Platform], MemoryProfile] = {
 def engine_profile(engine: str, platform: Platform) -> MemoryProfile | None:
     """How this engine lays a model out on this platform; None: not known."""
     return _PROFILES.get((engine, platform))
+
+
+def profiled_engines(platform: Platform) -> tuple[str, ...]:
+    """The engines whose memory is known on this platform, sorted."""
+    return tuple(sorted(name for name, known in _PROFILES if known == platform))
