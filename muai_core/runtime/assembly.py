@@ -39,6 +39,16 @@ def platforms_in(facts: Collection[ev.Event]) -> set[Platform]:
     }
 
 
+def device_names_in(facts: Collection[ev.Event]) -> dict[Platform, list[str]]:
+    """What the devices that were observed are called, by platform."""
+    names: dict[Platform, dict[str, None]] = {}
+    for fact in facts:
+        if isinstance(fact, ev.DevicesObserved):
+            for device in fact.inventory.devices:
+                names.setdefault(device.platform, {})[device.name] = None
+    return {platform: list(found) for platform, found in names.items()}
+
+
 def make_plane(loaded: LoadedConfig, resolved: Resolved) -> ControlPlane:
     """A control plane without any state, with the strategy and the policy of the config."""
     settings = resolved.settings

@@ -31,6 +31,7 @@ from muai_core.runtime.inbox import Inbox
 from muai_core.runtime.instance import Instance, using
 from muai_core.runtime.journal import Journal
 from muai_core.runtime.log_watch import LogWatch
+from muai_core.runtime.measured_starts import MeasuredStarts
 from muai_core.runtime.memory_return import MemoryReturn
 from muai_core.runtime.monitor import DeviceMonitor
 from muai_core.runtime.narrator import Narrator
@@ -39,9 +40,11 @@ from muai_core.runtime.progress import ProgressPoller
 from muai_core.runtime.resolution import resolve
 from muai_core.runtime.self_tests import SelfTests
 from muai_core.runtime.sinks import SinkRunners
+from muai_core.runtime.start_memory import StartMemory
 from muai_core.runtime.supervisor import Supervisor
 from muai_core.telemetry import collect
 from muai_core.telemetry.devices import DeviceCollector, device_facts
+from muai_core.telemetry.memory import memory_families
 from muai_core.telemetry.meters import ControllerMeter, GatewayMeter
 from muai_core.telemetry.registry import Registry
 
@@ -130,7 +133,12 @@ class Controller:
                 )
             for line in self.monitor.absences():
                 self._narrator.tell("info", line)
-            self._resolved = resolve(self._loaded, assembly.platforms_in(self._inbox.peek()))
+            measured = MeasuredStarts.load(
+                self._instance.state_dir, lambda words: self._narrator.tell("bad", words)
+            )
+            facts = self._inbox.peek()
+            calibrator = measured.calibrator(assembly.device_names_in(facts))
+            self._resolved = resolve(self._loaded, assembly.platforms_in(facts), calibrator)
             self.plane = assembly.make_plane(self._loaded, self._resolved)
             with using(self._instance.state_dir):
                 self.journal = self._open_journal()
@@ -150,6 +158,14 @@ class Controller:
                 self._instance, self._inbox.put, deadlines=assembly.stage_deadlines(self._loaded)
             )
             stack.push_async_callback(self._end_supervisor)
+            self.start_memory = StartMemory(
+                self.supervisor,
+                measured,
+                calibrator.bases,
+                lambda words: self._narrator.tell("info", words),
+                settled_after_s=self._loaded.config.devices.observe_interval_s,
+            )
+            stack.push_async_callback(self.start_memory.close)
             self.log_watch = LogWatch(self.supervisor.logs, self._inbox.put)
             stack.push_async_callback(self.log_watch.close)
             self.log_watch.start()
@@ -228,6 +244,7 @@ class Controller:
         for action in actions:
             self.executor.execute(action)
         self._narrator.follow(self.plane.state, events, actions)
+        self.start_memory.follow(self.plane.state, events, actions, now_s)
 
     def _open_journal(self) -> Journal:
         config = self._loaded.config
@@ -273,6 +290,7 @@ class Controller:
             started_at_s=0.0,
             gateway_address=self.address,
             in_flight=self._in_flight(),
+            memory=self.start_memory.incarnations(),
             sinks=self.sinks.statuses(),
             journal=self.journal.state,
             plugins=self._loaded.plugins.records,
@@ -339,6 +357,7 @@ class Controller:
             ),
             *collect.sink_families(self.sinks.batches_dropped(), self.sinks.requests_dropped()),
             *collect.state_families(self.plane.state, self._in_flight(), self.progress.latest),
+            *memory_families(self.start_memory.rows()),
             *devices,
             *self._registry.collect(),
         )

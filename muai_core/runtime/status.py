@@ -17,6 +17,7 @@ from muai_core.control.state import Loss, Replica, State
 from muai_core.model.deployment import Deployment
 from muai_core.plugin.loading import PluginRecord
 from muai_core.runtime.device_views import View, ago_s, devices_view, identity, sources_view
+from muai_core.runtime.replica_memory import ReplicaMemory, memory_view
 
 if TYPE_CHECKING:
     from muai_core.runtime.journal import JournalState
@@ -35,6 +36,8 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     gateway_address: str | None = None
     #: Requests by (replica id, epoch).
     in_flight: Mapping[tuple[str, int], int] = {}
+    #: What replicas hold beside what was predicted, by (replica id, epoch).
+    memory: Mapping[tuple[str, int], ReplicaMemory] = {}
     sinks: Sequence["SinkStatus"] = ()
     #: None for a plane that is not journaled.
     journal: "JournalState | None" = None
@@ -158,6 +161,7 @@ def _model_view(state: State, name: str, surroundings: Surroundings, now_s: floa
         {
             **replica_view(state, replica, now_s),
             "requests_in_flight": surroundings.in_flight.get((replica.id, replica.epoch), 0),
+            "memory": _memory_view(surroundings.memory.get((replica.id, replica.epoch))),
         }
         for replica in replicas
     ]
@@ -174,6 +178,10 @@ def _model_view(state: State, name: str, surroundings: Surroundings, now_s: floa
         **model_facts(deployment),
         "replicas": rows,
     }
+
+
+def _memory_view(memory: ReplicaMemory | None) -> list[View] | None:
+    return None if memory is None else memory_view(memory)
 
 
 def _in_s(moment_s: float | None, now_s: float) -> float | None:

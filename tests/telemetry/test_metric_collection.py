@@ -31,7 +31,7 @@ from muai_core.model.device import (
     Measurement,
 )
 from muai_core.model.health import Finding, Health
-from muai_core.model.metrics import MetricFamily
+from muai_core.model.metrics import MetricFamily, MetricPoint
 from muai_core.model.placement import Placement
 from muai_core.model.requests import RequestRecord, TraceContext
 from muai_core.model.routing import ModelStatus, Route, RoutingTable
@@ -44,6 +44,7 @@ from muai_core.telemetry.collect import (
 )
 from muai_core.telemetry.device_catalogue import MEASURED
 from muai_core.telemetry.devices import DeviceCollector, device_facts
+from muai_core.telemetry.memory import MemoryRow, memory_families
 from muai_core.telemetry.meters import ControllerMeter, GatewayMeter
 from muai_core.telemetry.registry import Registry
 
@@ -371,6 +372,11 @@ def test_only_starts_that_succeed_are_timed() -> None:
     assert (point.labels, point.count, point.total) == (("chat",), 2, 4.5 + 3.0)
 
 
+def memory_rows() -> list[MemoryRow]:
+    labels = ("chat", "chat-1", "GPU-0", "total")
+    return [MemoryRow(is_measured, MetricPoint(labels, 1.0)) for is_measured in (False, True)]
+
+
 def test_every_metric_of_the_catalogue_is_fed_and_nothing_else() -> None:
     registry, meter = metered()
     meter.request_finished(finished("chat", retries=1, prompt_tokens=5))
@@ -384,6 +390,7 @@ def test_every_metric_of_the_catalogue_is_fed_and_nothing_else() -> None:
         *controller_families("0.1.0", 1.0, 10),
         *sink_families({"prometheus": 0}, {"otel": 0}),
         *state_families(busy_state(), {("chat-1", 3): 1}, {"chat-1": Progress(1, 0, 5)}),
+        *memory_families(memory_rows()),
         *DeviceCollector().collect(
             device_facts(busy_state(), {"GPU-0": measured(gpu(0))}, now_s=1.0, unix_offset_s=1e9)
         ),
