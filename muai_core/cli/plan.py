@@ -7,6 +7,7 @@ import click
 
 from muai_core.cli.configured import config_arguments, load_or_exit, report_and_exit
 from muai_core.cli.output import json_option, note, paragraph, print_json, print_table
+from muai_core.cli.state_directory import default_state_dir
 from muai_core.cli.verdicts import print_verdicts
 from muai_core.cli.wording import counted, device_ranges, memory, shape, text
 from muai_core.runtime.device_names import device_name
@@ -52,7 +53,7 @@ def dry_run_or_exit(file: str, settings: tuple[str, ...], as_json: bool) -> "Dry
 
     loaded = load_or_exit(file, settings, as_json)
     try:
-        return dry_run(loaded, note)
+        return dry_run(loaded, note, state_dir=default_state_dir())
     except ConfigError as error:
         report_and_exit(file, error, as_json)
 
