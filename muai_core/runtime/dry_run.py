@@ -33,8 +33,9 @@ def dry_run(
     """Observe the devices, choose the engines and let the plane place everything.
 
     What runs on the devices now, be it another controller's, counts as foreign. `tell` gets a line
-    for each device source that fails. The starts that a controller has measured in `state_dir` correct
-    the estimates, as they would there; nothing is written. Raises ConfigError for models that no engine suits.
+    for each device source that fails. The starts that a controller measured in `state_dir` correct
+    the estimates as they would there; nothing is written. Raises ConfigError for models that no
+    engine suits.
     """
     facts = observe_once(assembly.device_sources(loaded), deadline_s)
     for fact in facts:
