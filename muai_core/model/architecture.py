@@ -70,6 +70,8 @@ class Architecture(Struct, frozen=True, kw_only=True):
     kv_shared_layers: tuple[int, ...] = ()
     #: Values of a `linear` layer's state per sequence, each 1 value in the activations' format.
     linear_state_values: int = 0
+    #: Whether layers with attention hold such a state beside their keys and values (Falcon-H1).
+    state_beside_attention: bool = False
     #: Mixture of experts: routed experts per layer, how many see a token, the size of each, and of
     #: the shared one (0: none). `expert_layers` are the layers that have them.
     experts: int = 0
