@@ -9,6 +9,9 @@ from msgspec import Struct
 #: state of constant size per sequence (Mamba, linear attention); `none`: nothing.
 LayerKind = Literal["full", "sliding", "mla", "linear", "none"]
 
+#: A value of config.json under its own name.
+Setting = bool | int | float | str | tuple[int, ...]
+
 
 class TensorInfo(Struct, frozen=True, gc=False):
     """One stored tensor, from a header; its values are never read."""
@@ -87,6 +90,9 @@ class Architecture(Struct, frozen=True, kw_only=True):
     quantization: Quantization | None = None
     #: Whether it also takes images or sound: its other towers count as weights of the first stage.
     multimodal: bool = False
+    #: What config.json says beyond these words, under its own names, with dots for nested objects
+    #: (`vision_config.depth`); empty for a GGUF file. Only `tensors_of` looks at them.
+    settings: tuple[tuple[str, Setting], ...] = ()
 
 
 class ModelDescription(Struct, frozen=True, kw_only=True):

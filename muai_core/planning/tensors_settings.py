@@ -1,0 +1,99 @@
+"""The numbers, flags and texts of a config.json, flat: what only some families have. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from muai_core.model.architecture import Architecture, ModelError, Setting
+
+_MAX_DEPTH = 5
+_MAX_SETTINGS = 4096
+_MAX_CHARACTERS = 1024
+_MAX_ITEMS = 10_000
+#: Where a wrapper of several towers keeps the config of its language model.
+_TEXT_SECTIONS = (
+    "thinker_config.text_config.",
+    "text_config.",
+    "llm_config.",
+    "language_config.",
+    "",
+)
+_MAX_SIZE = 2**24
+
+
+def settings_of(config: Mapping[str, Any]) -> tuple[tuple[str, Setting], ...]:
+    """Every scalar and list of whole numbers of a config, nested ones with dots in their names.
+
+    What is too long, too deep or of another kind is left out. Never raises.
+    """
+    found: list[tuple[str, Setting]] = []
+    _collect(config, "", _MAX_DEPTH, found)
+    return tuple(found)
+
+
+def _collect(
+    section: Mapping[str, Any], where: str, depth: int, found: list[tuple[str, Setting]]
+) -> None:
+    for name, value in section.items():
+        if len(found) >= _MAX_SETTINGS:
+            return
+        if not isinstance(name, str) or len(name) > _MAX_CHARACTERS:
+            continue
+        if isinstance(value, Mapping):
+            if depth > 1:
+                _collect(value, f"{where}{name}.", depth - 1, found)
+        elif isinstance(value, bool | int | float):
+            found.append((where + name, value))
+        elif isinstance(value, str) and len(value) <= _MAX_CHARACTERS:
+            found.append((where + name, value))
+        elif isinstance(value, list | tuple) and len(value) <= _MAX_ITEMS:
+            if all(isinstance(item, int) for item in value):
+                found.append((where + name, tuple(int(item) for item in value)))
+
+
+class Facts:
+    """An architecture with the settings of its family; raises ModelError for an absurd one."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self._settings = dict(architecture.settings)
+
+    def _value(self, names: tuple[str, ...]) -> tuple[str, Setting | None]:
+        for name in names:
+            for section in _TEXT_SECTIONS:
+                value = self._settings.get(section + name)
+                if value is not None:
+                    return section + name, value
+        return names[0], None
+
+    def whole(self, *names: str, default: int, least: int = 0, most: int = _MAX_SIZE) -> int:
+        """The first of these settings that there is; of the language model before its wrapper."""
+        name, value = self._value(names)
+        if value is None or isinstance(value, str | tuple):
+            return default
+        if not least <= value <= most:
+            raise ModelError(
+                f"{name} is {value}: allowed are whole numbers from {least:,} to {most:,}"
+            )
+        return int(value)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        _, value = self._value((name,))
+        return value if isinstance(value, bool) else default
+
+    def word(self, name: str) -> str:
+        """A text, empty when there is none."""
+        _, value = self._value((name,))
+        return value if isinstance(value, str) else ""
+
+    def wholes(self, name: str) -> tuple[int, ...]:
+        _, value = self._value((name,))
+        return value if isinstance(value, tuple) else ()
+
+    def has(self, name: str) -> bool:
+        return self._value((name,))[1] is not None
+
+    @property
+    def wrapper(self) -> str:
+        """`model_type` of the whole config; of the language model when nothing wraps it."""
+        value = self._settings.get("model_type")
+        return value if isinstance(value, str) else self.architecture.model_type
