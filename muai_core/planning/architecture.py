@@ -20,6 +20,7 @@ from muai_core.planning.architecture_values import (
     ConfigValues,
     shown,
 )
+from muai_core.planning.tensors_settings import settings_of
 
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HIDDEN_KEYS = ("hidden_size", "n_embd", "d_model", "n_embed")
@@ -131,6 +132,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         dtype=dtype,
         quantization=quantization_of(whole) or quantization_of(text),
         multimodal=any(config.get(key) for key in _TOWER_KEYS),
+        settings=settings_of(config),
     )
 
 

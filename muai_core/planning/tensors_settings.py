@@ -41,13 +41,17 @@ def _collect(
         if isinstance(value, Mapping):
             if depth > 1:
                 _collect(value, f"{where}{name}.", depth - 1, found)
-        elif isinstance(value, bool | int | float):
+        elif isinstance(value, list | tuple):
+            if len(value) <= _MAX_ITEMS and all(_is_whole(item) for item in value):
+                found.append((where + name, tuple(int(item) for item in value)))
+        elif _is_whole(value) or isinstance(value, float):
             found.append((where + name, value))
         elif isinstance(value, str) and len(value) <= _MAX_CHARACTERS:
             found.append((where + name, value))
-        elif isinstance(value, list | tuple) and len(value) <= _MAX_ITEMS:
-            if all(isinstance(item, int) for item in value):
-                found.append((where + name, tuple(int(item) for item in value)))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and abs(value) < 2**63
 
 
 class Facts:
