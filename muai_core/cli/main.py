@@ -20,6 +20,7 @@ COMMANDS = {
     "plugins.",
     "plan": "Show what would be placed where, and start nothing.",
     "explain": "Explain why MODEL is where it is, or why it waits.",
+    "memory": "Estimate what MODEL needs of each GPU, for every shape and context.",
     "devices": "List the devices and their health.",
     "reinstate": "Tell the running controller that DEVICE is fit again.",
     "plugins": "List the plugins and what they register.",

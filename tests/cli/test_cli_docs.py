@@ -81,6 +81,19 @@ def test_the_json_of_plan_is_documented(plan_json: Any) -> None:
     assert_documented("plan.unplaced[]", plan["unplaced"][0])
 
 
+def test_the_json_of_memory_is_documented(muai_json: Any) -> None:
+    model = str(Path(__file__).parents[2] / "examples" / "models" / "llama-3.1-8b.json")
+    told = muai_json("memory", model, "--tensor-parallel", "2", "--pipeline-parallel", "2")
+    assert_documented("memory", told)
+    assert_documented("memory.model", told["model"])
+    (shape,) = told["shapes"]
+    assert_documented("memory.shapes[]", shape)
+    assert_documented("memory.shapes[].ranks[]", shape["ranks"][0])
+    assert_documented("memory.shapes[].contexts[]", shape["contexts"][0])
+    for key in told["terms"]:
+        assert f"`{key}`" in section("memory")
+
+
 def test_the_json_of_explain_is_documented(explain_json: Any) -> None:
     told = explain_json("chat", PLAN)
     assert_documented("explain", told)
