@@ -70,6 +70,8 @@ class ShardedMemory(Struct, frozen=True, kw_only=True):
     #: In the stage that computes the logits.
     last_stage_activation_bytes: int
     overhead_bytes: int
+    #: The part of it that is keys and values of a size that no layer changes.
+    fixed_kv_cache_bytes: int = 0
     #: More of it when there are several stages.
     pipeline_overhead_bytes: int = 0
 
@@ -93,6 +95,7 @@ class ShardedMemory(Struct, frozen=True, kw_only=True):
             self.last_stage_activation_bytes,
             self.overhead_bytes,
             self.pipeline_overhead_bytes,
+            self.fixed_kv_cache_bytes,
         )
         stages = self.pipeline_parallel_sizes
         return (
@@ -101,6 +104,7 @@ class ShardedMemory(Struct, frozen=True, kw_only=True):
             and all(1 <= count <= self.layer_count for count in stages)
             and all(len(one) == self.layer_count and min(one) >= 0 for one in lists)
             and min(single) >= 0
+            and self.fixed_kv_cache_bytes <= self.overhead_bytes
             and self.tied_weights_bytes
             <= min(self.first_stage_weights_bytes, self.last_stage_weights_bytes)
         )
@@ -115,11 +119,18 @@ class ShardedMemory(Struct, frozen=True, kw_only=True):
         several = not (is_first and is_last)
         return RankMemory(
             weights_bytes=weights,
-            kv_cache_bytes=sum(self.layer_kv_cache_bytes[layers.start : layers.stop]),
+            kv_cache_bytes=(
+                sum(self.layer_kv_cache_bytes[layers.start : layers.stop])
+                + self.fixed_kv_cache_bytes
+            ),
             activation_bytes=(
                 self.last_stage_activation_bytes if is_last else self.activation_bytes
             ),
-            overhead_bytes=self.overhead_bytes + several * self.pipeline_overhead_bytes,
+            overhead_bytes=(
+                self.overhead_bytes
+                - self.fixed_kv_cache_bytes
+                + several * self.pipeline_overhead_bytes
+            ),
         )
 
     def kv_bytes_per_token(self, layers: range) -> int:
@@ -143,9 +154,7 @@ class MemoryNeeds(Struct, frozen=True, kw_only=True):
             for one in self.sharded
             for stages in one.pipeline_parallel_sizes
         ]
-        return tuple(
-            sorted(found, key=lambda shape: (shape.cost, shape.pipeline_parallel_size))
-        )
+        return tuple(sorted(found, key=lambda shape: (shape.cost, shape.pipeline_parallel_size)))
 
     @property
     def is_sound(self) -> bool:

@@ -55,7 +55,7 @@ def memory_needs(
         context = architecture.context_tokens or CONTEXT_TOKENS_UNKNOWN
     if context < 1 or request.concurrency < 1:
         raise ModelError("context_tokens and concurrency must be at least 1")
-    dtype = activation_dtype(architecture.dtype if request.dtype == "auto" else request.dtype)
+    dtype = _dtype(model, profile, request)
     # The formats are checked before the work.
     kv_value_size(architecture, profile, request.kv_cache_dtype, dtype)
     sizes = _shapes(model, profile, request)
@@ -68,6 +68,15 @@ def memory_needs(
         context_tokens=context,
         concurrency=request.concurrency,
     )
+
+
+def _dtype(model: ModelDescription, profile: MemoryProfile, request: EstimateRequest) -> str:
+    if request.dtype != "auto":
+        return activation_dtype(request.dtype)
+    own = activation_dtype(model.architecture.dtype)
+    if own == "float32" and profile.float32_becomes is not None:
+        return profile.float32_becomes
+    return own
 
 
 def _shapes(
@@ -122,6 +131,9 @@ def _sharded(
     )
     activation = rank_activation(architecture, overhead, dtype, ranks)
     communication = overhead.tensor_communication_bytes if ranks > 1 else 0
+    # An engine that takes a cache of a fixed size takes it in every stage.
+    fixed = profile.kv_cache_bytes or 0
+    layers = cache.layers if profile.kv_cache_bytes is None else (0,) * len(cache.layers)
     return ShardedMemory(
         tensor_parallel_size=ranks,
         pipeline_parallel_sizes=stages,
@@ -129,10 +141,11 @@ def _sharded(
         first_stage_weights_bytes=held.first,
         last_stage_weights_bytes=held.last,
         tied_weights_bytes=held.tied,
-        layer_kv_cache_bytes=cache.layers,
+        layer_kv_cache_bytes=layers,
         layer_kv_bytes_per_token=cache.per_token,
         activation_bytes=activation.any_stage,
         last_stage_activation_bytes=activation.last_stage,
-        overhead_bytes=overhead.runtime_bytes + overhead.graph_bytes + communication,
+        overhead_bytes=overhead.runtime_bytes + overhead.graph_bytes + communication + fixed,
+        fixed_kv_cache_bytes=fixed,
         pipeline_overhead_bytes=overhead.pipeline_communication_bytes,
     )

@@ -1,6 +1,7 @@
 """Bytes of weights on one rank, tensor by tensor. Pure."""
 
 from collections import Counter
+from math import prod
 
 from msgspec import Struct
 
@@ -10,6 +11,7 @@ from muai_core.planning.formats import (
     FLOATS,
     STORED_BITS,
     ceil_div,
+    round_up,
 )
 from muai_core.planning.roles import Role, role_of
 from muai_core.planning.tensor_cuts import (
@@ -44,6 +46,8 @@ class _Piece(Struct, frozen=True):
     size_bytes: int
     #: Of the dimension that is cut; 1 for a whole tensor.
     dimension: int
+    #: Of an expert in mxfp4, which engines pad.
+    padded: bool = False
 
 
 class LoadedWeights(Struct, frozen=True):
@@ -55,7 +59,9 @@ class LoadedWeights(Struct, frozen=True):
     last: tuple[tuple[_Piece, int], ...]
     tied: tuple[tuple[_Piece, int], ...]
     heads_must_divide: bool
-    vocabulary_multiple: int
+    sharding: Sharding
+    #: Angles of rotary positions, on every rank.
+    rotary_bytes: int
 
     def on_rank(self, ranks: int) -> RankWeights:
         """With so many tensor-parallel ranks."""
@@ -66,9 +72,9 @@ class LoadedWeights(Struct, frozen=True):
 
         return RankWeights(
             layers=tuple(total(pieces) for pieces in self.layers),
-            first=total(self.first),
-            last=total(self.last),
-            tied=total(self.tied),
+            first=total(self.first) + self.rotary_bytes,
+            last=total(self.last) + self.rotary_bytes,
+            tied=total(self.tied) + self.rotary_bytes,
         )
 
     def _share(self, piece: _Piece, shares: HeadShares, ranks: int) -> int:
@@ -76,7 +82,7 @@ class LoadedWeights(Struct, frozen=True):
         if piece.cut is Cut.WHOLE:
             return size
         if piece.cut is Cut.VOCABULARY:
-            padded = ceil_div(dimension, self.vocabulary_multiple) * self.vocabulary_multiple
+            padded = round_up(dimension, self.sharding.vocabulary_multiple)
             return ceil_div(size * ceil_div(padded, ranks), dimension)
         if piece.cut is Cut.HEADS:
             return _part(size, shares.heads)
@@ -86,6 +92,11 @@ class LoadedWeights(Struct, frozen=True):
             query, key_value = _qkv_outputs(self.architecture)
             of_queries = ceil_div(size * query, query + key_value)
             return _part(of_queries, shares.heads) + _part(size - of_queries, shares.kv_heads)
+        if piece.padded:
+            inner, hidden = self.sharding.mxfp4_multiples
+            own = self.architecture.expert_intermediate_size, self.architecture.hidden_size
+            padded = round_up(ceil_div(own[0], ranks), inner) * round_up(own[1], hidden)
+            return ceil_div(size * padded, own[0] * own[1])
         return ceil_div(size * ceil_div(dimension, ranks), dimension)
 
 
@@ -123,8 +134,23 @@ def loaded_weights(model: ModelDescription, profile: MemoryProfile, dtype: str) 
         last=tuple(last.items()),
         tied=tuple(embedding.items()) if is_tied else (),
         heads_must_divide=profile.limits.heads_must_divide,
-        vocabulary_multiple=profile.sharding.vocabulary_multiple,
+        sharding=profile.sharding,
+        rotary_bytes=_rotary_bytes(model, profile.sharding, dtype),
     )
+
+
+def _rotary_bytes(model: ModelDescription, sharding: Sharding, dtype: str) -> int:
+    """Sine and cosine of each position (vLLM, rotary_embedding/base.py, cos_sin_cache)."""
+    architecture = model.architecture
+    if not sharding.keeps_rotary_table or not {"full", "sliding", "mla"}.intersection(
+        architecture.layer_kinds
+    ):
+        return 0
+    # Positions that are learnt are no angles.
+    if any(role_of(one.name).kind == "position_embedding" for one in model.tensors[:64]):
+        return 0
+    size = architecture.qk_rope_head_size or architecture.key_head_size
+    return (architecture.context_tokens or 0) * size * ACTIVATION_BYTES[dtype]
 
 
 def _piece(
@@ -135,11 +161,30 @@ def _piece(
     dtype: str,
 ) -> _Piece:
     size = loaded_bytes(tensor, role, quantization, sharding.keeps_packed, dtype)
+    if sharding.unpacks_mla_projection and _is_packed_mla_projection(tensor, role):
+        # vLLM, attention/mla_attention.py: W_UK and W_UV, out of a dequantised copy.
+        size += elements(tensor) * packed_values(tensor, quantization) * ACTIVATION_BYTES[dtype]
     cut = cut_of(role, sharding)
     axis = None if cut.cut is Cut.WHOLE else cut_axis(tensor, role, cut)
     if axis is None:
         return _Piece(Cut.WHOLE, size, 1)
-    return _Piece(cut.cut, size, tensor.shape[axis])
+    is_padded = (
+        sharding.mxfp4_multiples != (1, 1)
+        and quantization is not None
+        and quantization.method == "mxfp4"
+        and role.part in ("weight", "scale")
+        and role.kind.startswith("expert_")
+    )
+    return _Piece(cut.cut, size, tensor.shape[axis], is_padded)
+
+
+def _is_packed_mla_projection(tensor: TensorInfo, role: Role) -> bool:
+    return (
+        role.kind == "mla_up"
+        and role.part == "weight"
+        and "kv_b" in tensor.name
+        and tensor.dtype not in FLOATS
+    )
 
 
 def loaded_bytes(
@@ -157,22 +202,20 @@ def loaded_bytes(
     if role.part in ("scale", "zero_point", "index"):
         return tensor.size_bytes if keeps_packed else 0
     if tensor.dtype in FLOATS and tensor.name.rpartition(".")[2] in _KEPT_FLOAT32:
-        return _elements(tensor) * 4
+        return elements(tensor) * 4
     if tensor.dtype in FLOATS:
-        return _elements(tensor) * ACTIVATION_BYTES[dtype]
+        return elements(tensor) * ACTIVATION_BYTES[dtype]
     if keeps_packed:
         return tensor.size_bytes
-    return _elements(tensor) * _values_per_element(tensor, quantization) * ACTIVATION_BYTES[dtype]
+    return elements(tensor) * packed_values(tensor, quantization) * ACTIVATION_BYTES[dtype]
 
 
-def _elements(tensor: TensorInfo) -> int:
-    elements = 1
-    for size in tensor.shape:
-        elements *= size
-    return elements
+def elements(tensor: TensorInfo) -> int:
+    """As stored: of packed weights, the integers."""
+    return prod(tensor.shape)
 
 
-def _values_per_element(tensor: TensorInfo, quantization: Quantization | None) -> int:
+def packed_values(tensor: TensorInfo, quantization: Quantization | None) -> int:
     """How many weights one stored integer packs; a GGUF type counts weights."""
     if tensor.dtype.startswith("I") or tensor.dtype in ("U8", "U32"):
         bits = (quantization.bits if quantization else None) or 8

@@ -79,3 +79,8 @@ def kv_value_bytes(kv_cache_dtype: str) -> Fraction:
 def ceil_div(value: int, divisor: int) -> int:
     """Rounded up, in integers."""
     return -(-value // divisor)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple that is no less."""
+    return ceil_div(value, multiple) * multiple

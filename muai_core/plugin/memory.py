@@ -16,6 +16,12 @@ class Sharding(Struct, frozen=True, kw_only=True):
     vocabulary_multiple: int = 1
     #: Whether quantised weights stay packed in memory; else they become `dtype`.
     keeps_packed: bool = True
+    #: Inner and hidden size of experts in mxfp4 are padded to multiples of these on each rank.
+    mxfp4_multiples: tuple[int, int] = (1, 1)
+    #: Whether a packed projection out of the latent space of MLA is held in `dtype`, too.
+    unpacks_mla_projection: bool = False
+    #: Whether the angles of rotary positions are kept for the longest sequence of the model.
+    keeps_rotary_table: bool = False
 
 
 class KvCacheLayout(Struct, frozen=True, kw_only=True):
@@ -43,6 +49,8 @@ class OverheadTerms(Struct, frozen=True, kw_only=True):
 
     Peak of a forward pass, in bytes, over `batched_tokens` tokens T of b bytes per value: the larger
     of T × (hidden_factor × hidden + ffn_factor × ffn / TP) × b and logit_tokens × vocabulary / TP × 4.
+    In a mixture of experts, ffn is that of all experts that see one token, and each of them adds 1
+    to the hidden factor.
     """
 
     #: Tokens in one forward pass at most.
@@ -69,6 +77,8 @@ class MemoryProfile(Struct, frozen=True, kw_only=True):
     overhead: OverheadTerms = OverheadTerms()
     #: Bytes of KV cache that the engine takes whatever is asked for; None: what is asked for.
     kv_cache_bytes: int | None = None
+    #: What `dtype: auto` makes of a model in float32; None: it stays.
+    float32_becomes: str | None = None
     #: What the engine's log tells after a start: a term (`weights`, `kv_cache`, `activation`,
     #: `graphs`, `runtime`) and a regular expression with one group, the number in GiB.
     log_patterns: tuple[tuple[str, str], ...] = ()
