@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from muai_core.config.loaded import draft_deployment, engine_enabled, optimization_default
+from muai_core.config.estimates import Impossible, Wish, with_memory
+from muai_core.config.loaded import engine_enabled, optimization_default
 from muai_core.config.schema import Config
 from muai_core.config.sources import ResolvedSource
 from muai_core.config.subject import Subject
@@ -28,25 +29,24 @@ def check_deployments(
         if any(cut[:2] == ("models", name) for cut in subject.broken):
             continue
         found = sources.get(name)
-        source = str(found.path) if found else model.source
         if model.engine == "auto":
-            _check_auto(subject, config, name, source)
+            _check_auto(subject, config, name, found)
         elif (engine := subject.plugins.engines.get(model.engine)) is not None:
-            opinion = _ask(config, name, engine, source)
+            opinion = _ask(config, name, engine, found)
             if opinion.refusal is not None:
                 message = f"the engine {engine.name} cannot serve this: {opinion.refusal}"
                 subject.report(("models", name, "engine"), message)
             _report_complaints(subject, name, opinion)
 
 
-def _check_auto(subject: Subject, config: Config, name: str, source: str) -> None:
+def _check_auto(subject: Subject, config: Config, name: str, found: ResolvedSource | None) -> None:
     engines = [
         engine for engine in subject.plugins.engines.values() if engine_enabled(config, engine.name)
     ]
     engines.sort(key=lambda engine: (-engine.auto_priority, engine.name))
     opinions: list[Opinion] = []
     for engine in engines:
-        opinions.append(_ask(config, name, engine, source))
+        opinions.append(_ask(config, name, engine, found, named=False))
         if opinions[-1].refusal is None and not opinions[-1].complaints:
             return
     path: KeyPath = ("models", name, "engine")
@@ -62,13 +62,27 @@ def _check_auto(subject: Subject, config: Config, name: str, source: str) -> Non
         subject.report(path, message)
 
 
-def _ask(config: Config, name: str, engine: Engine, source: str) -> Opinion:
+def _ask(
+    config: Config,
+    name: str,
+    engine: Engine,
+    found: ResolvedSource | None,
+    *,
+    named: bool = True,
+) -> Opinion:
+    path = None if found is None else found.path
+    source = config.models[name].source if path is None else str(path)
     try:
-        deployment = draft_deployment(config, name, engine.name, engine, source=source)
-        suitability = engine.suits(deployment)
-        if not suitability.suitable:
+        wish = Wish.of(config, name, engine, source=source, path=path)
+        suitability = engine.suits(wish.deployment)
+        if not suitability.suitable or (suitability.only_if_named and not named):
             return Opinion(engine.name, suitability.reason)
-        return Opinion(engine.name, None, tuple(engine.check(deployment)))
+        complaints = tuple(engine.check(wish.deployment))
+        if not complaints:
+            with_memory(wish)
+        return Opinion(engine.name, None, complaints)
+    except Impossible as error:
+        return Opinion(engine.name, None, (error.complaint,))
     except Exception as error:  # noqa: BLE001 - a plugin may raise anything at all
         return Opinion(engine.name, f"it failed to answer ({type(error).__name__}: {error})")
 

@@ -14,6 +14,7 @@ from muai_core.plugin.loading import Plugins
 OFFICIAL = {
     "engine": ("transformers", "simulated"),
     "device source": ("nvml", "simulated"),
+    "allocation strategy": ("cpsat",),
     "sink": ("prometheus", "otel"),
 }
 

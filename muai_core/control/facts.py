@@ -76,6 +76,7 @@ def _counted(turn: Turn, wanted: Deployment) -> Deployment:
         last,
         replicas=wanted.replicas,
         memory=wanted.memory,
+        memory_reason=wanted.memory_reason,
         engine_reason=wanted.engine_reason,
     )
     if structs.replace(wanted, generation=last.generation) == same:

@@ -43,6 +43,8 @@ class Deployment(Struct, frozen=True, kw_only=True):
     #: What the estimate says, for every shape that is allowed. None beside an unknown
     #: `memory_bytes_per_device`: the replica claims whole devices.
     memory: MemoryNeeds | None = None
+    #: How the need for memory is known, or why not.
+    memory_reason: str = ""
     #: Validated by the engine's own options model.
     engine_options: dict[str, Any] = {}
     #: Why this engine: shown by `muai explain`.

@@ -24,6 +24,8 @@ class Suitability(Struct, frozen=True):
 
     suitable: bool
     reason: str
+    #: True: it can, but `engine: auto` must not choose it.
+    only_if_named: bool = False
 
 
 class LaunchRequest(Struct, frozen=True, kw_only=True):

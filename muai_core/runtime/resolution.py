@@ -5,12 +5,15 @@ from collections.abc import Collection
 from msgspec import Struct, structs
 
 from muai_core.config.errors import ConfigError, Problem
+from muai_core.config.estimates import Impossible, Wish, with_memory
 from muai_core.config.loaded import LoadedConfig
+from muai_core.config.tree import Path as KeyPath
+from muai_core.config.tree import dotted
 from muai_core.control.state import ControlSettings, HealthSettings
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Platform
+from muai_core.planning.calibration import Calibrate, uncalibrated
 from muai_core.plugin.engine import Engine
-from muai_core.plugin.memory import MemoryProfile
 
 GIB = 1024**3
 #: The plane's own deadline for a start lies this far behind the supervisor's, which knows more.
@@ -55,11 +58,16 @@ def control_settings(loaded: LoadedConfig) -> ControlSettings:
     )
 
 
-def resolve(loaded: LoadedConfig, platforms: Collection[Platform]) -> Resolved:
+def resolve(
+    loaded: LoadedConfig,
+    platforms: Collection[Platform],
+    calibrate: Calibrate = uncalibrated,
+) -> Resolved:
     """Choose the engines and work out the memory needs. Reads model files' headers.
 
     `platforms` are those of the devices that were found: an engine that runs on none of them is
-    not chosen by `auto`. Raises ConfigError for models that no engine suits.
+    not chosen by `auto`. `calibrate` corrects what the engines say of their memory. Raises
+    ConfigError for models that no engine suits.
     """
     deployments: list[Deployment] = []
     choices: dict[str, tuple[EngineChoice, ...]] = {}
@@ -74,7 +82,7 @@ def resolve(loaded: LoadedConfig, platforms: Collection[Platform]) -> Resolved:
                 origin = loaded.origin(("models", name))
             problems.append(Problem(origin, f"models.{name}.engine", _nobody(considered)))
             continue
-        deployments.append(_with_memory(loaded, name, chosen, platforms))
+        deployments.append(_with_memory(loaded, name, chosen, platforms, calibrate))
     if problems:
         raise ConfigError(problems)
     return Resolved(
@@ -123,35 +131,37 @@ def _suits(
         return f"failed to answer: {type(error).__name__}: {error}", ""
     if not suitability.suitable:
         return suitability.reason, ""
+    if suitability.only_if_named:
+        return f"{suitability.reason}, but only where the config names it", ""
     if complaints:
         return "; ".join(f"{complaint.field}: {complaint.message}" for complaint in complaints), ""
     return None, f"{suitability.reason}; runs on {usable[0]}"
 
 
 def _with_memory(
-    loaded: LoadedConfig, name: str, choice: EngineChoice, platforms: Collection[Platform]
+    loaded: LoadedConfig,
+    name: str,
+    choice: EngineChoice,
+    platforms: Collection[Platform],
+    calibrate: Calibrate,
 ) -> Deployment:
+    found = loaded.sources.get(name)
     engine = loaded.plugins.engines[choice.engine]
-    draft = structs.replace(
-        loaded.deployment(name, choice.engine, engine), engine_reason=choice.reason
+    wish = Wish.of(
+        loaded.config,
+        name,
+        engine,
+        source=loaded.source_text(name),
+        path=None if found is None else found.path,
     )
-    if draft.memory_bytes_per_device is not None:
-        return draft
+    path: KeyPath = ("models", name)
     try:
-        memory_bytes = engine.memory(_narrowed(draft, platforms), None)
+        return structs.replace(with_memory(wish, platforms, calibrate), engine_reason=choice.reason)
+    except Impossible as error:
+        path, message = (*path, error.complaint.field), error.complaint.message
     except Exception as error:  # noqa: BLE001 - an engine may raise anything at all
         message = f"engine {choice.engine} cannot estimate its memory: {error}"
-        origin = loaded.origin(("models", name))
-        raise ConfigError([Problem(origin, f"models.{name}", message)]) from None
-    assert not isinstance(memory_bytes, MemoryProfile)
-    return structs.replace(draft, memory_bytes_per_device=memory_bytes)
-
-
-def _narrowed(draft: Deployment, platforms: Collection[Platform]) -> Deployment:
-    """The draft as it would run here: the need for memory differs between platforms."""
-    wanted = draft.affinity.platform
-    there = [one for one in draft.platforms if (one == wanted if wanted else one in platforms)]
-    return structs.replace(draft, platforms=tuple(there[:1]) or draft.platforms)
+    raise ConfigError([Problem(loaded.origin(path), dotted(path), message)]) from None
 
 
 def _nobody(considered: list[EngineChoice]) -> str:
