@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from functools import lru_cache
 
+from msgspec import structs
+
 from muai_core.model.device import Platform
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
 from muai_core.model.placement import Refusal
@@ -82,25 +84,54 @@ FILTERS: dict[str, Filter] = {
 }
 
 
+class Admission:
+    """What the filters say on one fleet. The platform of equal requests is chosen once."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._platforms: dict[tuple[tuple[Platform, ...], Platform | None], Platform | None] = {}
+
+    def platform(self, request: PlacementRequest) -> Platform | None:
+        """The one that `choose_platform` says."""
+        deployment = request.deployment
+        key = (deployment.platforms, deployment.affinity.platform)
+        if key not in self._platforms:
+            self._platforms[key] = choose_platform(request, self._fleet)
+        return self._platforms[key]
+
+    def admits(self, request: PlacementRequest, view: DeviceView) -> bool:
+        """Whether the request may use the device, whatever is free on it."""
+        platform = self.platform(request)
+        return (
+            _platform(request, view, platform) is None
+            and _affinity(request, view, platform) is None
+            and view.health.placeable
+        )
+
+    def refusal(self, request: PlacementRequest, view: DeviceView) -> Refusal | None:
+        """Of the first filter that refuses the device."""
+        platform = self.platform(request)
+        for name, accepts in FILTERS.items():
+            message = accepts(request, view, platform)
+            if message is not None:
+                return Refusal(view.uuid, name, message)
+        return None
+
+    def eligible(self, request: PlacementRequest, fleet: Fleet) -> Fleet:
+        """The devices of `fleet`, which has the same platforms, that pass every filter."""
+        passed = (view for view in fleet.devices if self.refusal(request, view) is None)
+        return structs.replace(fleet, devices=tuple(passed))
+
+
 def eligible(request: PlacementRequest, fleet: Fleet) -> tuple[Fleet, tuple[Refusal, ...]]:
     """The devices that pass every filter, and one refusal for each of the others."""
-    platform = choose_platform(request, fleet)
+    admission = Admission(fleet)
     passed: list[DeviceView] = []
     refusals: list[Refusal] = []
     for view in fleet.devices:
-        refusal = _first_refusal(request, view, platform)
+        refusal = admission.refusal(request, view)
         if refusal is None:
             passed.append(view)
         else:
             refusals.append(refusal)
-    return Fleet(tuple(passed), fleet.platforms), tuple(refusals)
-
-
-def _first_refusal(
-    request: PlacementRequest, view: DeviceView, platform: Platform | None
-) -> Refusal | None:
-    for name, accepts in FILTERS.items():
-        message = accepts(request, view, platform)
-        if message is not None:
-            return Refusal(view.uuid, name, message)
-    return None
+    return structs.replace(fleet, devices=tuple(passed)), tuple(refusals)

@@ -9,7 +9,7 @@ layers holds every part of that run.
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, permutations
 
-from muai_core.model.memory import ShardedMemory, even_partition
+from muai_core.model.memory import ShardedMemory, even_partition, stage_layers
 
 
 def kv_tokens(
@@ -224,3 +224,8 @@ def _most_even(cut: _Cut, tokens: int) -> tuple[int, ...]:
         partition.append(stop - start)
         start = stop
     return tuple(partition)
+
+
+def stage_bytes(sharded: ShardedMemory, partition: Sequence[int]) -> tuple[int, ...]:
+    """What a rank of each stage claims."""
+    return tuple(sharded.rank(run).total_bytes for run in stage_layers(tuple(partition)))

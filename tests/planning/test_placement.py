@@ -270,7 +270,7 @@ def test_a_placement_exists_exactly_when_a_node_has_enough_eligible_devices(
         assert answer.summary
         return
     # Nothing is over-committed, and the shape is right.
-    assert check(answer, asked, candidates) == []
+    assert check(answer, asked, {one.uuid: one for one in candidates.devices}) == []
     views = {one.uuid: one for one in fleet.devices}
     for uuid, claim in zip(answer.devices, answer.claims, strict=True):
         assert views[uuid].claimed_bytes + claim <= views[uuid].allocatable_bytes

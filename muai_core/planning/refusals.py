@@ -1,0 +1,109 @@
+"""Why a replica finds no devices: device by device, and for the fleet as a whole."""
+
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
+from muai_core.model.placement import Refusal, Unplaceable
+from muai_core.planning.filters import Admission
+from muai_core.planning.needs import NeedKey, NeedTable
+from muai_core.planning.wording import gib
+
+#: Of a larger fleet, so many refusals of each filter are told; the summary counts all of them.
+_TOLD_DEVICES = 512
+_TOLD_PER_FILTER = 8
+
+
+class Explainer:
+    """The refusals of one fleet at a time; equal requests cost one look at the devices."""
+
+    def __init__(self) -> None:
+        self._fleet: Fleet | None = None
+        self._needs = NeedTable()
+        self._known: dict[NeedKey, tuple[dict[str, int], tuple[Refusal, ...], Refusal | None]] = {}
+
+    def refusals(
+        self, request: PlacementRequest, admission: Admission, fleet: Fleet
+    ) -> tuple[Refusal, ...]:
+        """Of the devices that may not be used, in fleet order."""
+        return self._look(request, admission, fleet)[1]
+
+    def nothing_eligible(
+        self, request: PlacementRequest, admission: Admission, fleet: Fleet
+    ) -> Unplaceable:
+        """When no device passes the filters."""
+        counts, refusals, _ = self._look(request, admission, fleet)
+        if not refusals:
+            return Unplaceable("the fleet has no devices")
+        parts = [f"{count} by {name}" for name, count in counts.items()]
+        return Unplaceable(
+            f"no device is eligible: refused {', '.join(parts)}; e.g. {refusals[0].message}",
+            refusals,
+        )
+
+    def explained(
+        self,
+        answer: Unplaceable,
+        request: PlacementRequest,
+        admission: Admission,
+        fleet: Fleet,
+    ) -> Unplaceable:
+        """The strategy's answer with everything that the planner can tell beside it."""
+        counts, refusals, of_fleet = self._look(request, admission, fleet)
+        if sum(counts.values()) == len(fleet.devices) and not answer.refusals:
+            return self.nothing_eligible(request, admission, fleet)
+        own = answer.refusals if of_fleet is None else (*answer.refusals, of_fleet)
+        return structs.replace(answer, refusals=own + refusals)
+
+    def _look(
+        self, request: PlacementRequest, admission: Admission, fleet: Fleet
+    ) -> tuple[dict[str, int], tuple[Refusal, ...], Refusal | None]:
+        if fleet is not self._fleet:
+            self._fleet, self._known = fleet, {}
+        key = self._needs.of(request.deployment).key
+        if key not in self._known:
+            self._known[key] = self._of_devices(request, admission, fleet)
+        return self._known[key]
+
+    def _of_devices(
+        self, request: PlacementRequest, admission: Admission, fleet: Fleet
+    ) -> tuple[dict[str, int], tuple[Refusal, ...], Refusal | None]:
+        limit = len(fleet.devices) if len(fleet.devices) <= _TOLD_DEVICES else _TOLD_PER_FILTER
+        counts: dict[str, int] = {}
+        told: list[Refusal] = []
+        admitted: list[DeviceView] = []
+        for view in fleet.devices:
+            refusal = admission.refusal(request, view)
+            if refusal is None or refusal.filter == "memory":
+                admitted.append(view)
+            if refusal is not None:
+                counts[refusal.filter] = count = counts.get(refusal.filter, 0) + 1
+                if count <= limit:
+                    told.append(refusal)
+        return counts, tuple(told), self._of_fleet(request, admitted)
+
+    def _of_fleet(self, request: PlacementRequest, admitted: Sequence[DeviceView]) -> Refusal:
+        """What stands in the way although single devices would do."""
+        needs = self._needs.of(request.deployment)
+        nodes = Fleet(tuple(admitted)).nodes().values()
+        most = max(map(len, nodes), default=0)
+        if most < needs.fewest_devices:
+            message = (
+                f"needs {needs.fewest_devices} devices on one node, "
+                f"at most {most} may be used on any"
+            )
+            return Refusal(None, "shape", message)
+        for group in needs.groups:
+            for need in group:
+                if any(
+                    sum(view.allocatable_bytes >= need.least_bytes for view in views)
+                    >= need.devices
+                    for views in nodes
+                ):
+                    each = "whole devices" if need.whole else f"up to {gib(need.rank_bytes)} each"
+                    message = f"{need.shape} needs {each}; the others' claims leave too little"
+                    return Refusal(None, "capacity", message)
+        least = min((need for group in needs.groups for need in group), key=lambda n: n.rank_bytes)
+        message = f"{least.shape} needs {gib(least.rank_bytes)} of each device: none is so large"
+        return Refusal(None, "memory", message)
