@@ -37,6 +37,7 @@ class SimulatedGenerator:
         model: str,
         max_model_len: int,
         note_running: Callable[[int], None],
+        last_words_of_loading: str | None = None,
     ) -> None:
         """`note_running` is told the number of running requests whenever it changes."""
         self._options = options
@@ -44,6 +45,7 @@ class SimulatedGenerator:
         self._model = model
         self._max_model_len = max_model_len
         self._note_running = note_running
+        self._last_words_of_loading = last_words_of_loading
         self._slots = asyncio.Semaphore(options.max_num_seqs)
         self._status = Status("load", "loading weights 0 %")
         self._running = 0
@@ -59,6 +61,8 @@ class SimulatedGenerator:
             self._status = Status("load", f"loading weights {percent} %")
             await asyncio.sleep(load_s / _LOAD_STEPS)
         self._faults.on_loaded()
+        if self._last_words_of_loading is not None:
+            _log.info("%s", self._last_words_of_loading)
         self._status = Status("ready", ready=True)
         _log.info("ready")
         await asyncio.Event().wait()

@@ -21,6 +21,8 @@ class WorkerSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_model_len: int
     #: Device UUID → bytes held there.
     memory_bytes: dict[str, int]
+    #: What it tells of its memory at the end of loading.
+    memory_line: str | None = None
     #: Device UUID → bytes that the device has.
     memory_total_bytes: dict[str, int]
     #: As `EngineOptions` validates them.
@@ -58,6 +60,7 @@ def main(argv: list[str]) -> int:
         model=spec.source,
         max_model_len=spec.max_model_len,
         note_running=holding.note_running,
+        last_words_of_loading=spec.memory_line,
     )
     return serve(
         generator,
