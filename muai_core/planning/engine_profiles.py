@@ -1,4 +1,10 @@
-"""Memory profiles of the engines that MuAI knows, also where the engine is not installed. Pure."""
+"""Memory profiles of the engines that MuAI knows, also where the engine is not installed. Pure.
+
+What an engine does is from its source, each with the place. How much it holds beside weights and
+KV cache cannot be read from any source: those terms are upper ends of public measurements, so that
+what is planned fits, and measured starts bring them down. None was fitted to the rows that
+docs/memory.md compares the estimate with.
+"""
 
 from muai_core.model.device import Platform
 from muai_core.plugin.memory import (
@@ -12,41 +18,149 @@ from muai_core.plugin.memory import (
 _GIB = 1024**3
 _MIB = 1024**2
 
+#: A CUDA context with the kernels of torch, cuBLAS and attention takes 0.25 to 0.6 GiB.
+_CUDA_RUNTIME_BYTES = 614 * _MIB
+#: NCCL channels, the buffers of custom all-reduce and its copies: 0.2 to 1.8 GiB were seen.
+_COLLECTIVES_BYTES = 1843 * _MIB
+#: Point-to-point channels of NCCL to two neighbours, 16 × 4 MiB each way (NCCL_BUFFSIZE), and the
+#: hidden states that are under way.
+_SEAM_BYTES = 256 * _MIB
+
+#: What vLLM prints at the end of a start (0.32: v1/worker/gpu_model_runner.py and gpu_worker.py).
+#: `consumed` is weights and runtime; `activation` has the estimate of the graphs in it.
+_VLLM_LOG = (
+    ("weights", r"Model loading took ([\d.]+) Gi?B"),
+    ("kv_cache", r"Available KV cache memory: ([\d.]+) GiB"),
+    ("consumed", r"Actual usage is ([\d.]+) GiB for consumed memory"),
+    ("activation", r"([\d.]+) GiB for peak activation"),
+    ("graphs", r"([\d.]+) GiB for CUDAGraph memory"),
+    ("graphs_in_activation", r"Estimated CUDA graph memory: ([\d.]+) GiB total"),
+)
+
+#: vLLM cuts embeddings and output head over the vocabulary, padded to 64 (layers/
+#: vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE), pads mxfp4 experts to 128 × 256 (fused_
+#: moe/oracle/mxfp4.py, Marlin and TRT-LLM, the largest on CUDA), keeps W_UK and W_UV of a packed
+#: kv_b_proj in the activations' format (layers/attention/mla_attention.py), and the sines and
+#: cosines of all positions (layers/rotary_embedding/base.py).
+_VLLM_SHARDING = Sharding(
+    vocabulary_multiple=64,
+    mxfp4_multiples=(128, 256),
+    unpacks_mla_projection=True,
+    keeps_rotary_table=True,
+)
+_FP8_FORMATS = ("fp8", "fp8_e4m3", "fp8_e5m2")
+
+#: 8192 tokens and 1024 sequences are the defaults of a server on a GPU of 70 GiB and more, 2048 and
+#: 256 on others (engine/arg_utils.py, get_batch_defaults): the larger is planned for. In the
+#: profile run hidden states are there as input, residual, output of attention and its projection:
+#: 4; gate and up of the feed-forward part: 2, and their product: 1. Graphs: 0.1 to 1 GiB were seen.
 VLLM_CUDA = MemoryProfile(
-    sharding=Sharding(vocabulary_multiple=64),
+    sharding=_VLLM_SHARDING,
     kv_cache=KvCacheLayout(
-        block_tokens=16, dtypes=("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
+        block_tokens=16, dtypes=("auto", "bfloat16", "float16", *_FP8_FORMATS, "nvfp4")
     ),
     overhead=OverheadTerms(
         batched_tokens=8192,
+        hidden_factor=4.0,
+        ffn_factor=3.0,
         logit_tokens=1024,
-        runtime_bytes=600 * _MIB,
+        runtime_bytes=_CUDA_RUNTIME_BYTES,
         graph_bytes=_GIB,
-        tensor_communication_bytes=_GIB,
-        pipeline_communication_bytes=512 * _MIB,
+        tensor_communication_bytes=_COLLECTIVES_BYTES,
+        pipeline_communication_bytes=_SEAM_BYTES,
     ),
+    float32_becomes="bfloat16",  # config/model.py, _resolve_auto_dtype
+    log_patterns=_VLLM_LOG,
 )
+
+#: On CPUs: blocks of 32 tokens (v1/attention/backends/cpu_attn.py), 2048 batched tokens for each
+#: rank (engine/arg_utils.py), planned for two; no graphs; workers talk over shared memory. A rank's process without weights and KV cache held
+#: 1.2 GiB (vLLM 0.32 on two cores, SmolLM2-135M, eager; resident set of the worker).
+VLLM_CPU = MemoryProfile(
+    sharding=_VLLM_SHARDING,
+    kv_cache=KvCacheLayout(
+        block_tokens=32, dtypes=("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
+    ),
+    limits=ParallelismLimits(pipeline_parallel_max=1),
+    overhead=OverheadTerms(
+        batched_tokens=4096,
+        hidden_factor=4.0,
+        ffn_factor=3.0,
+        logit_tokens=256,
+        runtime_bytes=1536 * _MIB,
+        tensor_communication_bytes=128 * _MIB,
+    ),
+    float32_becomes="bfloat16",
+    log_patterns=(("weights", r"Model loading took ([\d.]+) Gi?B"),),
+)
+
+#: DeepSpeed's AutoTP leaves embeddings, output head and routed experts whole on every rank
+#: (module_inject/auto_tp.py), cuts heads unevenly (tp_shard.py, get_shard_size), and dequantises
+#: what transformers dequantises. The cache is transformers' DynamicCache: no blocks, no windows.
+#: Stages are MuAI's own processes, so there is no limit to their number but the layers.
+_DEEPSPEED_SHARDING = Sharding(
+    embedding="replicated", output_head="replicated", experts="replicated", keeps_packed=False
+)
+_DYNAMIC_CACHE = KvCacheLayout(block_tokens=1, trims_sliding_window=False)
 
 DEEPSPEED_CUDA = MemoryProfile(
-    sharding=Sharding(
-        embedding="replicated", output_head="replicated", experts="replicated", keeps_packed=False
-    ),
-    kv_cache=KvCacheLayout(block_tokens=1),
+    sharding=_DEEPSPEED_SHARDING,
+    kv_cache=_DYNAMIC_CACHE,
     limits=ParallelismLimits(heads_must_divide=False),
-    overhead=OverheadTerms(runtime_bytes=600 * _MIB, tensor_communication_bytes=_GIB),
+    overhead=OverheadTerms(
+        ffn_factor=3.0,
+        runtime_bytes=_CUDA_RUNTIME_BYTES,
+        tensor_communication_bytes=_COLLECTIVES_BYTES,
+        pipeline_communication_bytes=_SEAM_BYTES,
+    ),
 )
 
+#: A rank on CPUs: interpreter, torch, transformers and DeepSpeed, 1 GiB; shared memory for the
+#: collectives, 69 MB per rank (csrc/cpu/comm/shm.cpp).
+DEEPSPEED_CPU = MemoryProfile(
+    sharding=_DEEPSPEED_SHARDING,
+    kv_cache=_DYNAMIC_CACHE,
+    limits=ParallelismLimits(heads_must_divide=False),
+    overhead=OverheadTerms(
+        batched_tokens=2048,
+        ffn_factor=3.0,
+        logit_tokens=16,
+        runtime_bytes=_GIB,
+        tensor_communication_bytes=128 * _MIB,
+        pipeline_communication_bytes=64 * _MIB,
+    ),
+)
+
+#: One process on one device; GGUF types become `dtype` (GgufConfig(dequantize=True)).
+_TRANSFORMERS_SHARDING = Sharding(
+    embedding="replicated", output_head="replicated", keeps_packed=False
+)
+_ONE_DEVICE = ParallelismLimits(tensor_parallel_max=1, pipeline_parallel_max=1)
+
 TRANSFORMERS_CUDA = MemoryProfile(
-    sharding=Sharding(embedding="replicated", output_head="replicated", keeps_packed=False),
-    kv_cache=KvCacheLayout(block_tokens=1),
-    limits=ParallelismLimits(tensor_parallel_max=1, pipeline_parallel_max=1),
-    overhead=OverheadTerms(runtime_bytes=600 * _MIB),
+    sharding=_TRANSFORMERS_SHARDING,
+    kv_cache=_DYNAMIC_CACHE,
+    limits=_ONE_DEVICE,
+    overhead=OverheadTerms(ffn_factor=3.0, runtime_bytes=_CUDA_RUNTIME_BYTES),
+)
+
+#: The process without a model takes 1 GiB at most: interpreter, torch, transformers.
+TRANSFORMERS_CPU = MemoryProfile(
+    sharding=_TRANSFORMERS_SHARDING,
+    kv_cache=_DYNAMIC_CACHE,
+    limits=_ONE_DEVICE,
+    overhead=OverheadTerms(
+        batched_tokens=2048, ffn_factor=3.0, logit_tokens=16, runtime_bytes=_GIB
+    ),
 )
 
 _PROFILES: dict[tuple[str, Platform], MemoryProfile] = {
-    ("vllm", "cuda"): VLLM_CUDA,
+    ("deepspeed", "cpu"): DEEPSPEED_CPU,
     ("deepspeed", "cuda"): DEEPSPEED_CUDA,
+    ("transformers", "cpu"): TRANSFORMERS_CPU,
     ("transformers", "cuda"): TRANSFORMERS_CUDA,
+    ("vllm", "cpu"): VLLM_CPU,
+    ("vllm", "cuda"): VLLM_CUDA,
 }
 
 

@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from muai_core.model.architecture import Architecture, ModelError
 from muai_core.planning.formats import ACTIVATION_BYTES, ceil_div, kv_value_bytes
-from muai_core.planning.tensor_cuts import head_shares
 from muai_core.plugin.memory import MemoryProfile
 
 
@@ -89,9 +88,8 @@ def token_bytes(
         # One latent vector for all heads: every rank has it whole.
         values = (architecture.kv_lora_rank or 0) + (architecture.qk_rope_head_size or 0)
     else:
-        shares = head_shares(architecture, profile.limits.heads_must_divide, ranks)
         size = architecture.key_head_size + architecture.value_head_size
-        values = shares.kv_heads[0] * size
+        values = ceil_div(architecture.kv_heads, ranks) * size
     return ceil(values * value_bytes)
 
 

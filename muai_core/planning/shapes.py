@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from muai_core.model.architecture import Architecture
 from muai_core.model.memory import Shape
 from muai_core.planning.formats import ceil_div
+from muai_core.planning.shard_alignment import alignment_refusals
 from muai_core.plugin.memory import MemoryProfile
 
 #: Larger replicas are planned only when a size is asked for by name.
@@ -83,6 +84,7 @@ def _reasons(architecture: Architecture, profile: MemoryProfile, size: int) -> I
         padded = ceil_div(architecture.vocabulary_size, multiple) * multiple
         if padded % size:
             yield f"the vocabulary is {padded} tokens after padding; sizes that divide it"
+    yield from alignment_refusals(architecture, profile, size)
 
 
 def _pipeline_refusal(

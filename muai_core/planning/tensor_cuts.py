@@ -115,9 +115,12 @@ class HeadShares(Struct, frozen=True):
 def head_shares(architecture: Architecture, heads_must_divide: bool, ranks: int) -> HeadShares:
     """Shares of attention heads with so many ranks; keys and values have one head at least.
 
+    A model without attention has nothing to share.
     An engine that lets heads be left over cuts all by the heads of keys and values (DeepSpeed,
     module_inject/tp_shard.py, get_shard_size).
     """
+    if not architecture.kv_heads or not architecture.attention_heads:
+        return HeadShares((1, 1), (1, 1))
     kv_heads = (ceil_div(architecture.kv_heads, ranks), architecture.kv_heads)
     if not heads_must_divide:
         return HeadShares(kv_heads, kv_heads)
