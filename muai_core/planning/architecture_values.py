@@ -115,20 +115,20 @@ class ConfigValues:
         name, value = self.find(*names)
         if value is None:
             return None
-        if not isinstance(value, str) or len(value) > MAX_NAME_CHARACTERS:
-            raise self.error(name, value, f"a text of at most {MAX_NAME_CHARACTERS:,} characters")
-        return value
+        if not _is_name(value):
+            raise self.error(name, value, f"a line of at most {MAX_NAME_CHARACTERS:,} characters")
+        return str(value)
 
     def words(self, *names: str) -> tuple[str, ...] | None:
         """A list of texts; None when no key says one."""
         name, value = self.find(*names)
         if value is None:
             return None
-        allowed = f"a list of at most {MAX_NAMES:,} texts"
+        allowed = f"a list of at most {MAX_NAMES:,} lines"
         if not isinstance(value, list | tuple) or len(value) > MAX_NAMES:
             raise self.error(name, value, allowed)
         for item in value:
-            if not isinstance(item, str) or len(item) > MAX_NAME_CHARACTERS:
+            if not _is_name(item):
                 raise self.error(name, item, allowed)
         return tuple(value)
 
@@ -161,6 +161,11 @@ def shown(value: object) -> str:
     if isinstance(value, Sequence):
         return f"a list of {len(value):,}"
     return f"a {type(value).__name__}"
+
+
+def _is_name(value: object) -> bool:
+    # What cannot be printed cannot be shown, and is no name of anything.
+    return isinstance(value, str) and len(value) <= MAX_NAME_CHARACTERS and value.isprintable()
 
 
 def _whole(value: object) -> int | None:
