@@ -7,6 +7,7 @@ docs/memory.md compares the estimate with.
 """
 
 from muai_core.model.device import Platform
+from muai_core.planning.log_patterns import VLLM_CPU_LOG_PATTERNS, VLLM_LOG_PATTERNS
 from muai_core.plugin.memory import (
     KvCacheLayout,
     MemoryProfile,
@@ -25,17 +26,6 @@ _COLLECTIVES_BYTES = 1843 * _MIB
 #: Point-to-point channels of NCCL to two neighbours, 16 × 4 MiB each way (NCCL_BUFFSIZE), and the
 #: hidden states that are under way.
 _SEAM_BYTES = 256 * _MIB
-
-#: What vLLM prints at the end of a start (0.32: v1/worker/gpu_model_runner.py and gpu_worker.py).
-#: `consumed` is weights and runtime; `activation` has the estimate of the graphs in it.
-_VLLM_LOG = (
-    ("weights", r"Model loading took ([\d.]+) Gi?B"),
-    ("kv_cache", r"Available KV cache memory: ([\d.]+) GiB"),
-    ("consumed", r"Actual usage is ([\d.]+) GiB for consumed memory"),
-    ("activation", r"([\d.]+) GiB for peak activation"),
-    ("graphs", r"([\d.]+) GiB for CUDAGraph memory"),
-    ("graphs_in_activation", r"Estimated CUDA graph memory: ([\d.]+) GiB total"),
-)
 
 #: vLLM cuts embeddings and output head over the vocabulary, padded to 64 (layers/
 #: vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE), pads mxfp4 experts to 128 × 256 (fused_
@@ -70,12 +60,12 @@ VLLM_CUDA = MemoryProfile(
         pipeline_communication_bytes=_SEAM_BYTES,
     ),
     float32_becomes="bfloat16",  # config/model.py, _resolve_auto_dtype
-    log_patterns=_VLLM_LOG,
+    log_patterns=VLLM_LOG_PATTERNS,
 )
 
-#: On CPUs: blocks of 32 tokens (v1/attention/backends/cpu_attn.py), 2048 batched tokens for each
-#: rank (engine/arg_utils.py), planned for two; no graphs; workers talk over shared memory. A rank's process without weights and KV cache held
-#: 1.2 GiB (vLLM 0.32 on two cores, SmolLM2-135M, eager; resident set of the worker).
+#: On CPUs: blocks of 32 tokens (v1/attention/backends/cpu_attn.py), 2048 batched tokens and 128
+#: sequences for each rank (engine/arg_utils.py), planned for two ranks; no graphs; workers share
+#: memory. Pipeline stages start and then fail at the first request.
 VLLM_CPU = MemoryProfile(
     sharding=_VLLM_SHARDING,
     kv_cache=KvCacheLayout(
@@ -91,15 +81,22 @@ VLLM_CPU = MemoryProfile(
         tensor_communication_bytes=128 * _MIB,
     ),
     float32_becomes="bfloat16",
-    log_patterns=(("weights", r"Model loading took ([\d.]+) Gi?B"),),
+    log_patterns=VLLM_CPU_LOG_PATTERNS,
 )
 
-#: DeepSpeed's AutoTP leaves embeddings, output head and routed experts whole on every rank
-#: (module_inject/auto_tp.py), cuts heads unevenly (tp_shard.py, get_shard_size), and dequantises
-#: what transformers dequantises. The cache is transformers' DynamicCache: no blocks, no windows.
-#: Stages are MuAI's own processes, so there is no limit to their number but the layers.
+#: DeepSpeed's AutoTP leaves embeddings and routed experts whole on every rank, cuts the output head
+#: along its inputs (LmHeadLinearAllreduce), heads by those of keys and values and inner sizes in
+#: multiples of 64 (module_inject/tp_shard.py, get_shard_size; tp_grain_size). Run with 0.19.8: the
+#: parameters of six 4-layer toys on two ranks are what the estimate says, to the last one
+#: (tests/planning/test_deepspeed_shares.py). It unpacks what transformers unpacks. The cache is
+#: transformers' DynamicCache: no blocks, no windows. Stages are processes of MuAI's own, so only
+#: the layers limit their number.
 _DEEPSPEED_SHARDING = Sharding(
-    embedding="replicated", output_head="replicated", experts="replicated", keeps_packed=False
+    embedding="replicated",
+    output_head="hidden",
+    experts="replicated",
+    inner_multiple=64,
+    keeps_packed=False,
 )
 _DYNAMIC_CACHE = KvCacheLayout(block_tokens=1, trims_sliding_window=False)
 

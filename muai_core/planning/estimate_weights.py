@@ -3,7 +3,7 @@
 from collections import Counter
 from math import prod
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from muai_core.model.architecture import Architecture, ModelDescription, Quantization, TensorInfo
 from muai_core.planning.formats import (
@@ -20,6 +20,7 @@ from muai_core.planning.tensor_cuts import (
     cut_axis,
     cut_of,
     head_shares,
+    largest_inner_share,
 )
 from muai_core.plugin.memory import MemoryProfile, Sharding
 
@@ -57,7 +58,9 @@ class LoadedWeights(Struct, frozen=True):
     layers: tuple[tuple[tuple[_Piece, int], ...], ...]
     first: tuple[tuple[_Piece, int], ...]
     last: tuple[tuple[_Piece, int], ...]
+    #: The embedding if it is the output head, too, and the head that it is.
     tied: tuple[tuple[_Piece, int], ...]
+    tied_head: tuple[tuple[_Piece, int], ...]
     heads_must_divide: bool
     sharding: Sharding
     #: Angles of rotary positions, on every rank.
@@ -70,11 +73,13 @@ class LoadedWeights(Struct, frozen=True):
         def total(pieces: tuple[tuple[_Piece, int], ...]) -> int:
             return sum(self._share(piece, shares, ranks) * count for piece, count in pieces)
 
+        # A head that is cut in another way than the embedding cannot be one tensor with it.
+        is_apart = self.sharding.output_head == "hidden" and ranks > 1
         return RankWeights(
             layers=tuple(total(pieces) for pieces in self.layers),
             first=total(self.first) + self.rotary_bytes,
-            last=total(self.last) + self.rotary_bytes,
-            tied=total(self.tied) + self.rotary_bytes,
+            last=total(self.last) + total(self.tied_head) + self.rotary_bytes,
+            tied=self.rotary_bytes + (0 if is_apart else total(self.tied)),
         )
 
     def _share(self, piece: _Piece, shares: HeadShares, ranks: int) -> int:
@@ -97,7 +102,8 @@ class LoadedWeights(Struct, frozen=True):
             own = self.architecture.expert_intermediate_size, self.architecture.hidden_size
             padded = round_up(ceil_div(own[0], ranks), inner) * round_up(own[1], hidden)
             return ceil_div(size * padded, own[0] * own[1])
-        return ceil_div(size * ceil_div(dimension, ranks), dimension)
+        share = largest_inner_share(dimension, ranks, self.sharding.inner_multiple)
+        return ceil_div(size * share, dimension)
 
 
 def loaded_weights(model: ModelDescription, profile: MemoryProfile, dtype: str) -> LoadedWeights:
@@ -109,16 +115,22 @@ def loaded_weights(model: ModelDescription, profile: MemoryProfile, dtype: str) 
     last: Counter[_Piece] = Counter()
     embedding: Counter[_Piece] = Counter()
     head: Counter[_Piece] = Counter()
+    tied_head: Counter[_Piece] = Counter()
+    quantization = architecture.quantization
     for tensor in model.tensors:
         role = role_of(tensor.name, count)
         if role.kind in ("mtp", "buffer"):
             continue
-        piece = _piece(tensor, role, architecture.quantization, profile.sharding, dtype)
+        piece = _piece(tensor, role, quantization, profile.sharding, dtype)
         if role.layer is not None and role.kind != "vision":
             layers[role.layer][piece] += 1
         elif role.kind == "embedding":
-            own = embedding if "per_layer" not in tensor.name else first
-            own[piece] += 1
+            if "per_layer" in tensor.name:
+                first[piece] += 1
+                continue
+            embedding[piece] += 1
+            as_head = structs.replace(role, kind="output_head")
+            tied_head[_piece(tensor, as_head, quantization, profile.sharding, dtype)] += 1
         elif role.kind == "output_head":
             head[piece] += 1
         elif role.kind == "norm" and "embed" not in tensor.name:
@@ -126,13 +138,15 @@ def loaded_weights(model: ModelDescription, profile: MemoryProfile, dtype: str) 
         else:
             first[piece] += 1
     is_tied = architecture.tied_embeddings or not head
-    last += embedding if is_tied else head
+    if not is_tied:
+        last += head
     return LoadedWeights(
         architecture=architecture,
         layers=tuple(tuple(pieces.items()) for pieces in layers),
         first=tuple((first + embedding).items()),
         last=tuple(last.items()),
         tied=tuple(embedding.items()) if is_tied else (),
+        tied_head=tuple(tied_head.items()) if is_tied else (),
         heads_must_divide=profile.limits.heads_must_divide,
         sharding=profile.sharding,
         rotary_bytes=_rotary_bytes(model, profile.sharding, dtype),

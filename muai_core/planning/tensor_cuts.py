@@ -38,6 +38,8 @@ class TensorCut(Struct, frozen=True):
 
 
 _WHOLE = TensorCut(Cut.WHOLE)
+#: Of an output head that is cut along its inputs.
+HIDDEN = TensorCut(Cut.INNER, along_inputs=True)
 _CUTS: dict[RoleKind, TensorCut] = {
     "embedding": TensorCut(Cut.VOCABULARY),
     "output_head": TensorCut(Cut.VOCABULARY),
@@ -75,8 +77,8 @@ def cut_of(role: Role, sharding: Sharding) -> TensorCut:
     """How the engine cuts tensors of this role; norms, routers and what is unknown stay whole."""
     if role.kind == "embedding" and sharding.embedding == "replicated":
         return _WHOLE
-    if role.kind == "output_head" and sharding.output_head == "replicated":
-        return _WHOLE
+    if role.kind == "output_head" and sharding.output_head != "vocabulary":
+        return HIDDEN if sharding.output_head == "hidden" else _WHOLE
     if role.kind in _EXPERTS and sharding.experts == "replicated":
         return _WHOLE
     return _CUTS.get(role.kind, _WHOLE)
@@ -126,3 +128,12 @@ def head_shares(architecture: Architecture, heads_must_divide: bool, ranks: int)
         return HeadShares(kv_heads, kv_heads)
     heads = (ceil_div(architecture.attention_heads, ranks), architecture.attention_heads)
     return HeadShares(heads, kv_heads)
+
+
+def largest_inner_share(size: int, ranks: int, multiple: int) -> int:
+    """Of an inner size, on the rank that has most of it (DeepSpeed's `get_shard_size`)."""
+    if size < multiple * ranks:
+        return ceil_div(size, ranks)
+    grains, rest = divmod(size, multiple)
+    each, left = divmod(grains, ranks)
+    return max((each + (left > 0)) * multiple, each * multiple + rest)

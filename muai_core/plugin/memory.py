@@ -9,11 +9,14 @@ class Sharding(Struct, frozen=True, kw_only=True):
     """What an engine cuts over the tensor-parallel ranks; the rest is on every rank, whole."""
 
     embedding: Literal["vocabulary", "replicated"] = "vocabulary"
-    output_head: Literal["vocabulary", "replicated"] = "vocabulary"
+    #: "hidden": along its inputs, apart from embeddings that it is tied to.
+    output_head: Literal["vocabulary", "hidden", "replicated"] = "vocabulary"
     #: Whether the routed experts of a mixture are cut, or each rank holds all.
     experts: Literal["tensor", "replicated"] = "tensor"
     #: The vocabulary is padded to a multiple of this before it is cut; 1: not padded.
     vocabulary_multiple: int = 1
+    #: Ranks get multiples of this of an inner size that does not divide, the last one the rest.
+    inner_multiple: int = 1
     #: Whether quantised weights stay packed in memory; else they become `dtype`.
     keeps_packed: bool = True
     #: Inner and hidden size of experts in mxfp4 are padded to multiples of these on each rank.
@@ -80,5 +83,6 @@ class MemoryProfile(Struct, frozen=True, kw_only=True):
     #: What `dtype: auto` makes of a model in float32; None: it stays.
     float32_becomes: str | None = None
     #: What the engine's log tells after a start: a term (`weights`, `kv_cache`, `activation`,
-    #: `graphs`, `runtime`) and a regular expression with one group, the number in GiB.
+    #: `graphs`, `runtime`) and a regular expression with one group, the number in GiB. `consumed`:
+    #: weights and runtime together; `graphs_in_activation`: what `activation` counts of `graphs`.
     log_patterns: tuple[tuple[str, str], ...] = ()
