@@ -116,6 +116,7 @@ def command(model: str, engine: str, as_json: bool, **options: Any) -> None:
     except ShapeRefused as error:
         _exit(model, error.field, str(error), as_json)
     except ModelError as error:
+        # Files that cannot be understood, or a format that the engine does not offer.
         _exit(model, "", str(error), as_json)
     if as_json:
         print_json(view)
@@ -144,10 +145,9 @@ def _exit(model: str, field: str, message: str, as_json: bool) -> NoReturn:
 
         print_json(outcome_json(model, [Problem(Origin("file", model), field, message)]))
     else:
-        place = f"{model}: {field}" if field else model
-        # A message about the files begins with the place that it is about.
-        told = message if message.startswith(place) else f"{place}: {message}"
-        click.echo(printable(told), err=True)
+        # What is told of a file names it already.
+        place = f"{model}: {field}: " if field else "" if model in message else f"{model}: "
+        click.echo(printable(place + message), err=True)
     sys.exit(EXIT_WRONG)
 
 

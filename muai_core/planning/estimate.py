@@ -4,6 +4,8 @@ The data flow: files → ModelDescription → `memory_needs` with the engine's M
 deployment's memory. docs/memory.md has the formulas, and what they were compared with.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from muai_core.model.architecture import ModelDescription, ModelError
@@ -49,30 +51,43 @@ def memory_needs(
 
     Raises ModelError when none is, when a format is unknown, or when a number is below one.
     """
+    return needs_by_context(model, profile, request, (request.context_tokens,))[0]
+
+
+def needs_by_context(
+    model: ModelDescription,
+    profile: MemoryProfile,
+    request: EstimateRequest,
+    contexts: Sequence[int | None],
+) -> tuple[MemoryNeeds, ...]:
+    """As `memory_needs` for each of these in place of `request.context_tokens`; weights once."""
     architecture = model.architecture
-    context = request.context_tokens
-    if context is None:
-        context = architecture.context_tokens or CONTEXT_TOKENS_UNKNOWN
-    if context < 1 or request.concurrency < 1:
+    own = architecture.context_tokens or CONTEXT_TOKENS_UNKNOWN
+    lengths = [own if context is None else context for context in contexts]
+    if min(*lengths, request.concurrency) < 1:
         raise ModelError("context_tokens and concurrency must be at least 1")
-    dtype = _dtype(model, profile, request)
+    dtype = computed_dtype(model, profile, request.dtype)
     # The formats are checked before the work.
     kv_value_size(architecture, profile, request.kv_cache_dtype, dtype)
     sizes = _shapes(model, profile, request)
     weights = loaded_weights(model, profile, dtype)
-    return MemoryNeeds(
-        sharded=tuple(
-            _sharded(weights, profile, request, dtype, context, size, stages)
-            for size, stages in sizes
-        ),
-        context_tokens=context,
-        concurrency=request.concurrency,
+    return tuple(
+        MemoryNeeds(
+            sharded=tuple(
+                _sharded(weights, profile, request, dtype, length, size, stages)
+                for size, stages in sizes
+            ),
+            context_tokens=length,
+            concurrency=request.concurrency,
+        )
+        for length in lengths
     )
 
 
-def _dtype(model: ModelDescription, profile: MemoryProfile, request: EstimateRequest) -> str:
-    if request.dtype != "auto":
-        return activation_dtype(request.dtype)
+def computed_dtype(model: ModelDescription, profile: MemoryProfile, dtype: str) -> str:
+    """What the engine makes of `dtype`, "auto" too. Raises ModelError for an unknown one."""
+    if dtype != "auto":
+        return activation_dtype(dtype)
     own = activation_dtype(model.architecture.dtype)
     if own == "float32" and profile.float32_becomes is not None:
         return profile.float32_becomes

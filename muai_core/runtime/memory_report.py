@@ -8,9 +8,13 @@ from msgspec import Struct
 from muai_core.model.architecture import Architecture, ModelDescription, Quantization
 from muai_core.model.device import Platform
 from muai_core.model.memory import MemoryNeeds, RankMemory, Shape, even_partition, stage_layers
-from muai_core.planning.estimate import CONTEXT_TOKENS_UNKNOWN, EstimateRequest, memory_needs
+from muai_core.planning.estimate import (
+    CONTEXT_TOKENS_UNKNOWN,
+    EstimateRequest,
+    computed_dtype,
+    needs_by_context,
+)
 from muai_core.planning.estimate_weights import loaded_bytes
-from muai_core.planning.formats import activation_dtype
 from muai_core.planning.roles import role_of
 from muai_core.planning.shapes import possible_tensor_parallel_sizes, refusal
 from muai_core.planning.wording import gib
@@ -103,7 +107,7 @@ def memory_view(question: MemoryQuestion) -> View:
             **_model_view(question.model),
             "kv_bytes_per_token": whole.kv_bytes_per_token(range(whole.layer_count)),
         },
-        "dtype": _dtype(question),
+        "dtype": computed_dtype(question.model, question.profile, question.dtype),
         "kv_cache_dtype": question.kv_cache_dtype,
         "concurrency": question.concurrency,
         "max_model_len": reference.context_tokens,
@@ -148,26 +152,20 @@ def _refusal(question: MemoryQuestion, shape: Shape) -> tuple[str, str] | None:
 
 
 def _needs(question: MemoryQuestion, possible: list[Shape]) -> dict[int, MemoryNeeds]:
-    """Context length → what the possible shapes need for it; TP 1 is always there."""
+    """Context length → what the possible shapes need for it, ascending; TP 1 is always there."""
     lengths = question.max_model_lens
     if lengths is None:
         own = question.model.architecture.context_tokens or CONTEXT_TOKENS_UNKNOWN
         lengths = (*(length for length in _CONTEXTS if length < own), own)
-    return {
-        length: memory_needs(
-            question.model,
-            question.profile,
-            EstimateRequest(
-                dtype=question.dtype,
-                kv_cache_dtype=question.kv_cache_dtype,
-                context_tokens=length,
-                concurrency=question.concurrency,
-                tensor_parallel_sizes=(1, *(shape.tensor_parallel_size for shape in possible)),
-                pipeline_parallel_sizes=(1, *(shape.pipeline_parallel_size for shape in possible)),
-            ),
-        )
-        for length in sorted(set(lengths))
-    }
+    request = EstimateRequest(
+        dtype=question.dtype,
+        kv_cache_dtype=question.kv_cache_dtype,
+        concurrency=question.concurrency,
+        tensor_parallel_sizes=(1, *(shape.tensor_parallel_size for shape in possible)),
+        pipeline_parallel_sizes=(1, *(shape.pipeline_parallel_size for shape in possible)),
+    )
+    found = needs_by_context(question.model, question.profile, request, sorted(frozenset(lengths)))
+    return {needs.context_tokens: needs for needs in found}
 
 
 def _possible_view(
@@ -245,11 +243,6 @@ def _parts(rank: RankMemory) -> View:
         "overhead_bytes": rank.overhead_bytes,
         "total_bytes": rank.total_bytes,
     }
-
-
-def _dtype(question: MemoryQuestion) -> str:
-    own = question.model.architecture.dtype
-    return activation_dtype(own if question.dtype == "auto" else question.dtype)
 
 
 def _terms(question: MemoryQuestion) -> View:
