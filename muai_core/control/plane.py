@@ -31,8 +31,8 @@ from muai_core.control.state import ControlSettings, Replica, State
 from muai_core.control.turn import Turn
 from muai_core.control.verdict import Illegal, Stale
 from muai_core.model.fleet import Fleet, PlacementRequest
-from muai_core.model.placement import Placement, Unplaceable
-from muai_core.planning.place import place
+from muai_core.model.placement import Placement
+from muai_core.planning.place import place_all
 from muai_core.plugin.allocation import AllocationStrategy
 from muai_core.plugin.recovery import RecoveryPolicy
 
@@ -154,19 +154,17 @@ class ControlPlane:
     def _place(self) -> None:
         """Find devices for pending replicas: for new ones always, for blocked ones on change."""
         turn = self._turn
-        fleet: Fleet | None = None
-        blocked: dict[str, Unplaceable] = {}
-        for replica in self._to_be_placed():
-            name = replica.deployment
-            fleet = fleet or turn.views.fleet(turn.state)
-            # Equal wishes on an equal fleet have equal answers.
-            answer = blocked.get(name) or self._find_placement(replica, fleet)
+        pending = self._to_be_placed()
+        requests = [self._request(replica) for replica in pending]
+        fleet = turn.views.fleet(turn.state) if pending else Fleet(())
+        answers = place_all(requests, fleet, turn.strategy) if pending else []
+        for replica, (answer, complaint) in zip(pending, answers, strict=True):
+            if complaint is not None:
+                turn.complain(f"allocation strategy {turn.strategy.name}")
             if isinstance(answer, Placement):
                 turn.start(replica, answer)
-                fleet = None
                 continue
-            blocked[name] = answer
-            turn.touch(name)
+            turn.touch(replica.deployment)
             if replica.blocked != answer:
                 turn.store(structs.replace(replica, blocked=answer))
         turn.capacity_changed = False
@@ -184,14 +182,14 @@ class ControlPlane:
             pending.sort(key=lambda replica: (position[replica.deployment], replica.number))
         return pending
 
-    def _find_placement(self, replica: Replica, fleet: Fleet) -> Placement | Unplaceable:
+    def _request(self, replica: Replica) -> PlacementRequest:
         turn = self._turn
         siblings = [
             turn.state.replicas[key]
             for key in turn.members[replica.deployment]
             if key != replica.id and turn.state.replicas[key].state in HOLDS_DEVICES
         ]
-        request = PlacementRequest(
+        return PlacementRequest(
             replica_id=replica.id,
             deployment=turn.state.deployments[replica.deployment],
             sibling_nodes=tuple(
@@ -201,10 +199,6 @@ class ControlPlane:
             ),
             options=turn.state.settings.strategy_options,
         )
-        answer, complaint = place(request, fleet, turn.strategy)
-        if complaint is not None:
-            turn.complain(f"allocation strategy {turn.strategy.name}")
-        return answer
 
     def _publish(self) -> None:
         """Hand out a new routing table if it says anything new."""
