@@ -44,10 +44,14 @@ def _collect(
         elif isinstance(value, list | tuple):
             if len(value) <= _MAX_ITEMS and all(_is_whole(item) for item in value):
                 found.append((where + name, tuple(int(item) for item in value)))
-        elif _is_whole(value) or isinstance(value, float):
+        elif _is_scalar(value):
             found.append((where + name, value))
-        elif isinstance(value, str) and len(value) <= _MAX_CHARACTERS:
-            found.append((where + name, value))
+
+
+def _is_scalar(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _MAX_CHARACTERS
+    return _is_whole(value) or isinstance(value, float)
 
 
 def _is_whole(value: object) -> bool:
