@@ -52,7 +52,7 @@ def place_all(
         return [first] + [(first[0], None)] * (len(requests) - 1)
     explainer = Explainer()
     if together is None:
-        return [_place_one(request, books, strategy, explainer) for request in requests]
+        return _one_after_the_other(requests, books, strategy, explainer)
     return _checked_together(requests, together, books, strategy, explainer)
 
 
@@ -80,6 +80,9 @@ class Books:
             if view is not None and self.admission.refusal(request, view) is None
         }
 
+    def node_of(self, uuid: str) -> str:
+        return self._views[uuid].device.node
+
     def claim(self, request: PlacementRequest, placement: Placement) -> None:
         for uuid, claim in zip(placement.devices, placement.claims, strict=True):
             view = self._views[uuid]
@@ -89,6 +92,27 @@ class Books:
                 claimants=(*view.claimants, request.replica_id),
             )
         self._fleet = None
+
+
+def _one_after_the_other(
+    requests: Sequence[PlacementRequest],
+    books: Books,
+    strategy: AllocationStrategy,
+    explainer: Explainer,
+) -> list[Answer]:
+    """Each sees the claims of those before, and where its siblings among them went."""
+    answers = []
+    nodes: dict[str, tuple[str, ...]] = {}
+    for request in requests:
+        name = request.deployment.name
+        siblings = request.sibling_nodes + nodes.get(name, ())
+        answer = _place_one(
+            structs.replace(request, sibling_nodes=siblings), books, strategy, explainer
+        )
+        if isinstance(answer[0], Placement):
+            nodes[name] = (*nodes.get(name, ()), books.node_of(answer[0].devices[0]))
+        answers.append(answer)
+    return answers
 
 
 def _place_one(
