@@ -22,8 +22,9 @@ def muai_device_sources() -> Sequence[DeviceSource]:
 @hookimpl
 def muai_allocation_strategies() -> Sequence[AllocationStrategy]:
     from muai_core.planning.balanced import Balanced
+    from muai_core.planning.packed import Packed
 
-    return [Balanced()]
+    return [Balanced(), Packed()]
 
 
 @hookimpl

@@ -1,0 +1,405 @@
+"""The search: one replica where it is best; many so that as many as possible are served.
+
+Many replicas are placed hardest first, each where it is best. Where that leaves some without
+devices, other orders are tried. On small fleets the plan is then found exactly: the first in the
+order of scores that serves the most. The first of all plans in a fixed order is still the first
+when devices that it does not use are gone, and with more devices there are only more plans. Hence
+the laws: a device more never serves fewer, and an unused one less changes nothing. The search ends
+after a fixed number of trials; beyond that the best plan found stands.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate, groupby
+
+from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
+from muai_core.model.placement import Placement, Unplaceable
+from muai_core.planning.board import Board, Node
+from muai_core.planning.candidates import Candidate, best_on, every_on, with_siblings
+from muai_core.planning.needs import Needs, NeedTable
+from muai_core.planning.styles import Style
+from muai_core.planning.wording import gib
+
+#: Beyond either, replicas are placed one after the other without the exact search.
+_EXACT_DEVICES_MAX = 64
+_EXACT_REPLICAS_MAX = 64
+#: Replicas placed on trial in the exact search: some tenths of a second at most.
+_TRIALS_MAX = 1500
+#: Nodes with room that are compared for one replica on a large fleet.
+_NODES_COMPARED = 64
+#: From here on a stage counts as linked fast: the score of one NVLink.
+_FAST_LINK = 64
+
+Admits = Callable[[PlacementRequest, DeviceView], bool]
+
+
+class Item:
+    """One request under way."""
+
+    def __init__(self, request: PlacementRequest, needs: Needs, ordinal: int) -> None:
+        self.request = request
+        self.needs = needs
+        self.name = request.deployment.name
+        #: The hardest first, of equally hard ones those with equal needs together, of these one of
+        #: each deployment in turn. Nothing of it depends on the fleet or on the order of requests.
+        self.tie = (ordinal, self.name, len(request.replica_id), request.replica_id)
+
+
+class Search:
+    """One problem on one board."""
+
+    def __init__(
+        self, requests: Sequence[PlacementRequest], fleet: Fleet, admits: Admits, style: Style
+    ) -> None:
+        self.style = style
+        self.board = Board(fleet, admits, style.walk_key)
+        table = NeedTable()
+        in_order = sorted(requests, key=lambda one: (len(one.replica_id), one.replica_id))
+        seen: dict[str, int] = {}
+        ordinals: dict[str, int] = {}
+        for request in in_order:
+            name = request.deployment.name
+            ordinals[request.replica_id] = seen[name] = seen.get(name, -1) + 1
+        self.items = [
+            Item(request, table.of(request.deployment), ordinals[request.replica_id])
+            for request in requests
+        ]
+        self._siblings: dict[tuple[str, str], int] = {}
+        for item in self.items:
+            for node in item.request.sibling_nodes:
+                # Requests of one deployment name the same siblings: those that run already.
+                count = item.request.sibling_nodes.count(node)
+                self._siblings[item.name, node] = count
+        self.exact = (
+            self.board.devices() <= _EXACT_DEVICES_MAX and len(requests) <= _EXACT_REPLICAS_MAX
+        )
+        self._lists: dict[object, list[Candidate]] = {}
+        self._too_few: dict[int, str] = {}
+
+    # --- one replica ----------------------------------------------------------------------------
+
+    def siblings(self, item: Item, node: Node) -> int:
+        return self._siblings.get((item.name, node.name), 0)
+
+    def best(self, item: Item) -> Candidate | None:
+        """Where this replica is best as things stand."""
+        if self.exact:
+            found = self.candidates(item)
+            return found[0] if found else None
+        for group_place in range(len(item.needs.groups)):
+            best = self._best_of_group(item, group_place)
+            if best is not None:
+                return best
+        return None
+
+    def _best_of_group(self, item: Item, group_place: int) -> Candidate | None:
+        group = item.needs.groups[group_place]
+        least = min(need.least_bytes for need in group)
+        best: Candidate | None = None
+        compared = 0
+        with_siblings_on: list[tuple[int, int, Node]] = []
+        for node in self.board.walk(item.request):
+            if best is not None and (compared >= _NODES_COMPARED or self._good_enough(best, node)):
+                break
+            if max(node.free) < least:
+                continue
+            siblings = self.siblings(item, node)
+            if siblings:
+                with_siblings_on.append((siblings, len(with_siblings_on), node))
+                continue
+            found = self._best_on(item, node, group_place)
+            if found is not None:
+                compared += 1
+                if best is None or found.score < best.score:
+                    best = found
+        if best is not None:
+            return best
+        fewest = None
+        for siblings, _, node in sorted(with_siblings_on, key=lambda entry: entry[:2]):
+            if best is not None and (siblings != fewest or compared >= _NODES_COMPARED):
+                break
+            found = self._best_on(item, node, group_place)
+            if found is not None:
+                compared += 1
+                fewest = siblings
+                if best is None or found.score < best.score:
+                    best = found
+        return best
+
+    def _good_enough(self, best: Candidate, node: Node) -> bool:
+        """Whether nothing from this node on can be better, but for ties."""
+        bound = self.style.bound(node, best.need)
+        return best.score[1 : 1 + len(bound)] <= bound
+
+    def _best_on(self, item: Item, node: Node, group_place: int) -> Candidate | None:
+        admitted = self.board.admitted(item.needs, item.request, node)
+        best: Candidate | None = None
+        for need in item.needs.groups[group_place]:
+            found = best_on(node, need, admitted, self.style)
+            if found is not None and (best is None or found.score < best.score):
+                best = found
+        return best
+
+    def candidates(self, item: Item) -> list[Candidate]:
+        """All that differ in more than names, the best first. For small fleets."""
+        found = [
+            (with_siblings(candidate, self.siblings(item, node)), candidate)
+            for node in self.board.walk(item.request)
+            for candidate in self._every_on(item, node)
+        ]
+        found.sort(key=lambda entry: entry[0])
+        return [candidate for _, candidate in found]
+
+    def _every_on(self, item: Item, node: Node) -> list[Candidate]:
+        key = (id(item.needs), node.place, tuple(node.free), tuple(node.claims))
+        known = self._lists.get(key)
+        if known is None:
+            admitted = self.board.admitted(item.needs, item.request, node)
+            known = self._lists[key] = [
+                candidate
+                for group in item.needs.groups
+                for need in group
+                for candidate in every_on(node, need, admitted, self.style)
+            ]
+        return known
+
+    def take(self, item: Item, candidate: Candidate) -> None:
+        self.board.claim(candidate.node, candidate.places, candidate.claims)
+        key = (item.name, candidate.node.name)
+        self._siblings[key] = self._siblings.get(key, 0) + 1
+
+    def untake(self, item: Item, candidate: Candidate) -> None:
+        self.board.unclaim(candidate.node, candidate.places, candidate.claims)
+        self._siblings[item.name, candidate.node.name] -= 1
+
+    # --- many replicas --------------------------------------------------------------------------
+
+    def solve(self) -> list[Candidate | None]:
+        """For each request, in order, where it goes."""
+        hardest = self._in_runs(range(len(self.items)))
+        plan = self._one_by_one(hardest)
+        if len(plan) < len(self.items):
+            for order in (list(reversed(hardest)), list(range(len(self.items)))):
+                other = self._one_by_one(order)
+                if len(other) > len(plan):
+                    plan = other
+        if self.exact and len(self.items) > 1:
+            plan = Exact(self, hardest, plan).solve()
+        return [plan.get(place) for place in range(len(self.items))]
+
+    def _in_runs(self, places: Sequence[int]) -> list[int]:
+        """The hardest first, those with equal needs next to each other."""
+        first: dict[int, tuple[int, str, int, str]] = {}
+        for place in places:
+            item = self.items[place]
+            key = id(item.needs)
+            first[key] = min(first.get(key, item.tie), item.tie)
+
+        def by_hardness(place: int) -> tuple[object, ...]:
+            item = self.items[place]
+            pinned, devices, whole, rank_bytes, total_bytes = item.needs.hardness
+            hardness = (-pinned, -devices, -whole, -rank_bytes, -total_bytes)
+            return (*hardness, first[id(item.needs)], item.tie)
+
+        return sorted(places, key=by_hardness)
+
+    def _one_by_one(self, order: Sequence[int]) -> dict[int, Candidate]:
+        """Each where it is best at its turn. The board is afterwards as it was before."""
+        plan: dict[int, Candidate] = {}
+        hopeless: dict[int, None] = {}
+        for place in order:
+            item = self.items[place]
+            # What is free only shrinks.
+            if id(item.needs) in hopeless:
+                continue
+            found = self.best(item)
+            if found is None:
+                hopeless[id(item.needs)] = None
+                continue
+            self.take(item, found)
+            plan[place] = found
+        for place, candidate in plan.items():
+            self.untake(self.items[place], candidate)
+        return plan
+
+    # --- answers --------------------------------------------------------------------------------
+
+    def answer(self, item: Item, candidate: Candidate | None) -> Placement | Unplaceable:
+        if candidate is None:
+            return Unplaceable(self._why_not(item))
+        views = candidate.node.views
+        stages = tuple(tuple(views[i].uuid for i in stage) for stage in candidate.stages)
+        slow = 0
+        if candidate.need.width > 1:
+            scores = (candidate.node.layout.stage_score(stage) for stage in candidate.stages)
+            slow = sum(score < _FAST_LINK for score in scores)
+        links = f", {slow} stage(s) without a fast link between all ranks" if slow else ""
+        layers = candidate.layers if len(candidate.layers) == len(stages) else ()
+        return Placement(
+            stages, reason=f"{self.style.reason(candidate.node)}{links}", layers=layers
+        )
+
+    def _why_not(self, item: Item) -> str:
+        key = id(item.needs)
+        if key not in self._too_few:
+            self._too_few[key] = self._words_why_not(item)
+        return self._too_few[key]
+
+    def _words_why_not(self, item: Item) -> str:
+        nodes = self.board.nodes
+        if not nodes:
+            return "no device is eligible"
+        needs = item.needs
+        least = min(need.least_bytes for group in needs.groups for need in group)
+        most = max(
+            len(node.fitting(needs.groups[0][0], self._admitted(item, node), least))
+            for node in nodes
+        )
+        if most < needs.fewest_devices:
+            return (
+                f"needs {needs.fewest_devices} devices on one node, "
+                f"at most {most} are eligible on any"
+            )
+        need = needs.groups[0][0]
+        each = "all of each" if need.whole else f"{gib(need.rank_bytes)} of each"
+        return f"no node has {need.devices} devices with room left for {need.shape} ({each})"
+
+    def _admitted(self, item: Item, node: Node) -> Sequence[int]:
+        return self.board.admitted(item.needs, item.request, node)
+
+
+class _OutOfTrials(Exception):
+    pass
+
+
+class Exact:
+    """The first plan, in the order of scores, of those that serve the most.
+
+    How many can be served is found by letting the hardest wait, because that makes room soonest.
+    Then the plan is the first one that serves as many, with the hardest served if possible: a
+    large model does not wait for ever because small ones can always be found.
+    """
+
+    def __init__(self, search: Search, hardest: Sequence[int], plan: dict[int, Candidate]) -> None:
+        self._search = search
+        self._fallback = plan
+        items = search.items
+        alone = {id(items[p].needs): bool(search.candidates(items[p])) for p in hardest}
+        feasible = [place for place in hardest if alone[id(items[place].needs)]]
+        self._runs = [
+            list(run) for _, run in groupby(feasible, key=lambda place: id(items[place].needs))
+        ]
+        self._count = len(feasible)
+        self._plan: dict[int, Candidate] = {}
+        self._failed: set[tuple[object, ...]] = set()
+        self._trials = 0
+        self._hardest_wait = True
+        self._bounds = [
+            self._prefix_sums([p for run in self._runs[start:] for p in run])
+            for start in range(len(self._runs) + 1)
+        ]
+
+    def _prefix_sums(self, places: Sequence[int]) -> tuple[list[int], list[int], int]:
+        """Bytes and ranks of the smallest 1, 2, ... of the replicas; the smallest rank."""
+        needs = [self._search.items[place].needs for place in places]
+        smallest = min(
+            (need.least_bytes for one in needs for group in one.groups for need in group),
+            default=0,
+        )
+        return (
+            list(accumulate(sorted(one.least_total_bytes for one in needs))),
+            list(accumulate(sorted(one.fewest_devices for one in needs))),
+            max(1, smallest),
+        )
+
+    def solve(self) -> dict[int, Candidate]:
+        best = self._fallback
+        waiting = self._count - len(best)
+        try:
+            while waiting and self._run(0, waiting - 1):
+                best, waiting = self._withdrawn(), waiting - 1
+            self._hardest_wait = False
+            if self._run(0, waiting):
+                best = self._withdrawn()
+        except _OutOfTrials:
+            self._withdrawn()
+        return best
+
+    def _withdrawn(self) -> dict[int, Candidate]:
+        """The plan, taken from the board."""
+        plan, self._plan = self._plan, {}
+        for place, candidate in plan.items():
+            self._search.untake(self._search.items[place], candidate)
+        return plan
+
+    def _run(self, run: int, waiting: int) -> bool:
+        """Place this run of equal replicas and all after it; so many may be left waiting."""
+        if run == len(self._runs):
+            return True
+        if not self._may_fit(run, waiting):
+            return False
+        size = len(self._runs[run])
+        skips = range(min(size, waiting) + 1)
+        return any(
+            self._fill(run, 0, size - skipped, waiting - skipped)
+            for skipped in (reversed(skips) if self._hardest_wait else skips)
+        )
+
+    def _fill(self, run: int, number: int, count: int, waiting: int) -> bool:
+        if number == count:
+            return self._run(run + 1, waiting)
+        key = (run, number, count, waiting, self._state())
+        if key in self._failed:
+            return False
+        search = self._search
+        place = self._runs[run][number]
+        item = search.items[place]
+        for candidate in search.candidates(item):
+            self._trials += 1
+            if self._trials > _TRIALS_MAX:
+                raise _OutOfTrials
+            search.take(item, candidate)
+            self._plan[place] = candidate
+            if self._fill(run, number + 1, count, waiting):
+                return True
+            search.untake(item, candidate)
+            del self._plan[place]
+        self._failed.add(key)
+        return False
+
+    def _state(self) -> tuple[object, ...]:
+        """Boards with equal states can serve the same."""
+        states = [
+            tuple(zip(node.free, (claims > 0 for claims in node.claims), strict=True))
+            for node in self._search.board.nodes
+        ]
+        return tuple(states)
+
+    def _may_fit(self, run: int, waiting: int) -> bool:
+        """Whether what is free could be enough for all but `waiting`, were it in one piece."""
+        total_bytes, ranks, smallest = self._bounds[run]
+        wanted = len(total_bytes) - waiting
+        if wanted <= 0:
+            return True
+        free = [one for node in self._search.board.nodes for one in node.free if one >= smallest]
+        return (
+            bisect_right(total_bytes, sum(free)) >= wanted
+            and bisect_right(ranks, sum(one // smallest for one in free)) >= wanted
+        )
+
+
+def place_one(request: PlacementRequest, fleet: Fleet, style: Style) -> Placement | Unplaceable:
+    """One replica; every device of the fleet is eligible."""
+    search = Search([request], fleet, lambda _request, _view: True, style)
+    return search.answer(search.items[0], search.best(search.items[0]))
+
+
+def place_many(
+    requests: Sequence[PlacementRequest], fleet: Fleet, admits: Admits, style: Style
+) -> list[Placement | Unplaceable]:
+    """All of them; answers in their order."""
+    search = Search(requests, fleet, admits, style)
+    plan = search.solve()
+    return [
+        search.answer(item, candidate) for item, candidate in zip(search.items, plan, strict=True)
+    ]
