@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from muai_core.model.objective import link_score, plan_value, replica_value, stage_score
     from muai_core.model.placement import Placement, Refusal, Unplaceable
     from muai_core.model.requests import RequestRecord, TraceContext
+    from muai_core.model_files import describe_model
     from muai_core.planning.engine_profiles import engine_profile
+    from muai_core.planning.partition import best_partition
     from muai_core.plugin.allocation import AllocationStrategy
     from muai_core.plugin.device_source import DeviceSource, Happening, SelfTest, SelfTestResult
     from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
@@ -76,6 +78,8 @@ _HOMES = {
     "muai_core.model.placement": ("Placement", "Refusal", "Unplaceable"),
     "muai_core.model.requests": ("RequestRecord", "TraceContext"),
     "muai_core.planning.engine_profiles": ("engine_profile",),
+    "muai_core.planning.partition": ("best_partition",),
+    "muai_core.model_files": ("describe_model",),
     "muai_core.plugin.allocation": ("AllocationStrategy",),
     "muai_core.plugin.device_source": ("DeviceSource", "Happening", "SelfTest", "SelfTestResult"),
     "muai_core.plugin.engine": (
@@ -152,6 +156,9 @@ __all__ = [
     "TraceContext",
     "Unplaceable",
     "__version__",
+    "best_partition",
+    "describe_model",
+    "engine_profile",
     "hookimpl",
     "link_score",
     "plan_value",

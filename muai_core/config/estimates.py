@@ -11,7 +11,10 @@ from muai_core.model.architecture import ModelDescription, ModelError
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Platform
 from muai_core.model.memory import MemoryNeeds, Shape
+from muai_core.model_files import describe_model
 from muai_core.planning.calibration import Calibrate, uncalibrated
+from muai_core.planning.estimate import EstimateRequest, memory_needs
+from muai_core.planning.shapes import refusal
 from muai_core.plugin.engine import Complaint, Engine
 from muai_core.plugin.memory import MemoryProfile
 
@@ -95,20 +98,12 @@ def _described(path: Path | None) -> tuple[ModelDescription | None, str | None]:
     if path is None:
         return None, None
     try:
-        from muai_core.model_files import describe_model
-    except ImportError:
-        return None, None
-
-    try:
         return describe_model(path), None
     except ModelError as error:
         return None, str(error)
 
 
 def _estimated(wish: Wish, model: ModelDescription, profile: MemoryProfile) -> MemoryNeeds:
-    from muai_core.planning.estimate import EstimateRequest, memory_needs
-    from muai_core.planning.shapes import refusal
-
     tensor, pipeline = wish.tensor_parallel_size, wish.pipeline_parallel_size
     for field, shape in (
         ("tensor_parallel_size", Shape(tensor or 1, 1)),
