@@ -169,7 +169,12 @@ _EMBEDDINGS = frozenset(
 )
 _POSITIONS = frozenset(_names("wpe embed_positions position_embeddings"))
 _HEADS = frozenset(_names("lm_head embed_out output output_layer"))
-_BUFFERS = frozenset(_names("inv_freq masked_bias rotary_emb rope_freqs position_ids"))
+_BUFFERS = frozenset(
+    _names(
+        "inv_freq masked_bias rotary_emb rope_freqs position_ids diagonal_decay key_decay "
+        "query_decay slope_rate"
+    )
+)
 _ROUTERS = frozenset(
     _names(
         "gate router wg shared_expert_gate moe_statics e_score_correction_bias expert_bias "
@@ -317,7 +322,7 @@ def _kind(components: list[str], around: frozenset[str], layer: int | None) -> R
             return kind
     if _is_norm(last):
         return "norm"
-    if last in _SCALARS:
+    if last in _SCALARS or "act_fn" in around:
         return "scalar"
     if last in _EMBEDDING_PROJECTIONS:
         return "embedding_projection"

@@ -89,4 +89,4 @@ def _add_layer(layers: LayerTensors, index: int) -> None:
     if index in layers.expert_layers:
         add_experts(layers, layer)
     else:
-        layers.feed_forward(layer + style.mlp, architecture.intermediate_size)
+        layers.feed_forward(layer + style.mlp, layers.dense_size)

@@ -1,5 +1,6 @@
 """Attention and feed-forward parts of one layer, in the words of a family's style. Pure."""
 
+from muai_core.planning.formats import ceil_div
 from muai_core.planning.tensors_settings import Facts
 from muai_core.planning.tensors_styles import Style, Switch
 from muai_core.planning.tensors_table import TensorTable
@@ -39,7 +40,9 @@ class LayerTensors:
         if bias:
             self.table.plain(f"{module}.bias", outputs)
 
-    def attention(self, layer: str, *, heads: int = 0, kv_heads: int = 0, shared: bool = False) -> None:
+    def attention(
+        self, layer: str, *, heads: int = 0, kv_heads: int = 0, shared: bool = False
+    ) -> None:
         """Of the style's own module; `shared`: with the keys and values of an earlier layer."""
         style, architecture = self.style, self.architecture
         module = layer + style.attention
@@ -110,6 +113,24 @@ class LayerTensors:
         self.table.plain(f"{module}k_norm.bias", size)
         self.table.plain(f"{module}weights_proj.weight", heads, self.hidden)
 
+    @property
+    def dense_size(self) -> int:
+        """Inner size of a dense part: some configs say what it is worked out from.
+
+        Source: modeling_lfm2.py (Lfm2MLP), modeling_recurrent_gemma.py (RecurrentGemmaMlp).
+        """
+        size = self.architecture.intermediate_size
+        if self.architecture.model_type == "recurrent_gemma":
+            return size // 2
+        if self.architecture.model_type != "lfm2":
+            return size
+        size = self.facts.whole("block_ff_dim", default=size)
+        if not self.facts.flag("block_auto_adjust_ff_dim", default=True):
+            return size
+        multiple = self.facts.whole("block_multiple_of", default=256, least=1)
+        scaled = self.facts.scaled("block_ffn_dim_multiplier", 2 * size // 3)
+        return ceil_div(scaled, multiple) * multiple
+
     def feed_forward(self, module: str, size: int) -> None:
         """A dense part; `module` with its dot."""
         style, hidden = self.style, self.hidden
@@ -120,5 +141,7 @@ class LayerTensors:
                 self.linear(module + style.gate, size, hidden, bias=self.mlp_bias)
             self.linear(module + style.up, size, hidden, bias=self.mlp_bias)
         self.linear(module + style.down, hidden, size, bias=self.mlp_bias)
+        for name, shape in style.activation:
+            self.table.plain(f"{module}act_fn.{name}", *shape)
         if style.sub_norms[1]:
             self.norm(module + style.sub_norms[1], size)

@@ -18,6 +18,7 @@ _TEXT_SECTIONS = (
     "",
 )
 _MAX_SIZE = 2**24
+_MAX_FACTOR = 100
 
 
 def settings_of(config: Mapping[str, Any]) -> tuple[tuple[str, Setting], ...]:
@@ -83,6 +84,15 @@ class Facts:
                 f"{name} is {value}: allowed are whole numbers from {least:,} to {most:,}"
             )
         return int(value)
+
+    def scaled(self, name: str, size: int) -> int:
+        """The size times this setting, rounded down; the size itself when it is not set."""
+        _, value = self._value((name,))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return size
+        if not 0 < value <= _MAX_FACTOR:
+            raise ModelError(f"{name} is {value}: allowed are numbers up to {_MAX_FACTOR}")
+        return int(value * size)
 
     def flag(self, name: str, *, default: bool) -> bool:
         _, value = self._value((name,))

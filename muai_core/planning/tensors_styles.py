@@ -35,13 +35,12 @@ class ExpertStyle(Struct, frozen=True, kw_only=True):
     #: One tensor for all experts: none, (experts, inputs, outputs) or (experts, outputs, inputs).
     stacked: Literal["", "inputs_first", "outputs_first"] = ""
     biases: bool = False
+    #: "" none; from the layer and not from `block` with "../" in front.
     shared: str = ""
     #: Gate and up of the shared expert in one tensor, and its way out; "" as experts call theirs.
     shared_fused: str = ""
     shared_down: str = ""
     shared_gate: str = ""
-    #: Whether layers with experts have the dense feed-forward part, too.
-    beside_dense: bool = False
 
 
 class Style(Struct, frozen=True, kw_only=True):
@@ -93,6 +92,8 @@ class Style(Struct, frozen=True, kw_only=True):
     #: Gate and up in one tensor; "" when they are two.
     gate_up: str = ""
     mlp_bias: Switch = NEVER
+    #: Values that the activation function has learnt, and their shapes.
+    activation: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     #: Weights of layers are stored (inputs, outputs).
     transposed: bool = False
@@ -453,7 +454,10 @@ STYLES: dict[str, Style] = {
     "helium": Style(o_bias=NEVER),
     "arcee": Style(gate="", mlp_bias=("mlp_bias", False)),
     "apertus": Style(
-        norms=("attention_layernorm", "feedforward_layernorm"), qk_norm="head", gate=""
+        norms=("attention_layernorm", "feedforward_layernorm"),
+        qk_norm="head",
+        gate="",
+        activation=(("alpha_p", (1,)), ("alpha_n", (1,)), ("beta", ()), ("eps", ())),
     ),
     "bitnet": Style(sub_norms=("attn_sub_norm", "ffn_sub_norm")),
     "nanochat": Style(norms=(), final_norm="", gate="", up="fc1", down="fc2"),
@@ -500,6 +504,16 @@ STYLES: dict[str, Style] = {
     "jamba": _FEED_FORWARD_HYBRID,
     "bamba": _FEED_FORWARD_HYBRID,
     "falcon_h1": _FEED_FORWARD_HYBRID,
+    "kimi_linear": Style(
+        experts=ExpertStyle(
+            block="block_sparse_moe",
+            gate="w1",
+            up="w3",
+            down="w2",
+            correction="gate.e_score_correction_bias",
+            shared="shared_experts",
+        ),
+    ),
     "lfm2": _LFM2,
     "mamba": _BACKBONE,
     "nemotron_h": _BACKBONE,
