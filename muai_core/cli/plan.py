@@ -1,141 +1,142 @@
 """`muai plan`: what would be placed where, without starting anything."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from muai_core.cli.configured import config_arguments, load_or_exit, report_and_exit
-from muai_core.cli.output import json_option, note, paragraph, print_json, print_table
-from muai_core.cli.state_directory import default_state_dir
-from muai_core.cli.verdicts import print_verdicts
-from muai_core.cli.wording import counted, device_ranges, memory, shape, text
-from muai_core.runtime.device_names import device_name
+from muai_core.cli.configured import (
+    EXIT_CONFIG_ERROR,
+    config_arguments,
+    load_or_exit,
+    report_and_exit,
+)
+from muai_core.cli.output import json_option, note, print_json
+from muai_core.cli.state_directory import default_state_dir, state_dir_option
 
 if TYPE_CHECKING:
+    from muai_core.model.device import Inventory
     from muai_core.runtime.dry_run import DryRun
 
 EXIT_UNPLACED = 1
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+class WrongDevices(click.ClickException):
+    """`--devices` or `--without` names what cannot be."""
+
+    exit_code = EXIT_CONFIG_ERROR
+
+
+def devices_option(function: CommandT) -> CommandT:
+    """Adds the option `--devices` (parameter `specs`) to a command."""
+    option = click.option(
+        "--devices",
+        "specs",
+        multiple=True,
+        metavar="SPEC",
+        help="Plan on devices that need not be here: 8xH100-80GB, 4xA100-40GB,2xL4-24GB (one mixed "
+        "box), 2x8xH100-80GB (two boxes), or an inventory file, such as the output of "
+        "`muai devices --json`. Repeatable: one box, or one kind of box, each.",
+    )
+    return option(function)
 
 
 @click.command("plan")
 @config_arguments
 @click.option("--strategy", metavar="NAME", help="Short for --set allocation.strategy=NAME.")
+@devices_option
+@click.option(
+    "--without",
+    "lost",
+    multiple=True,
+    metavar="DEVICE",
+    help="What if it died: a UUID or its beginning, box/gpu3, 3, or a whole node. Repeatable: all "
+    "at once.",
+)
+@state_dir_option
 @json_option
-def command(file: str, settings: tuple[str, ...], strategy: str | None, as_json: bool) -> None:
+def command(
+    file: str,
+    settings: tuple[str, ...],
+    strategy: str | None,
+    specs: tuple[str, ...],
+    lost: tuple[str, ...],
+    state_dir: Path,
+    as_json: bool,
+) -> None:
     """Show what would be placed where, and start nothing.
 
     Looks at the devices once and takes what runs on them now, another controller's engines too,
-    for foreign. Exits with status 1 when a replica finds no devices.
+    for foreign; with --devices it looks at none. Exits with status 1 when a replica finds no
+    devices.
     """
+    from muai_core.runtime.plan import plan_view
+    from muai_core.runtime.what_if import lose
+
     if strategy is not None:
         settings = (*settings, f"allocation.strategy={strategy}")
-    view = plan_of(file, settings, as_json)
+    result = dry_run_or_exit(file, settings, as_json, specs, state_dir)
+    try:
+        question = lose(result, lost) if lost else None
+    except LookupError as error:
+        wrong_devices(file, f"--without: {error}", as_json)
+    view = {"config": file, **plan_view(result, question)}
     if as_json:
         print_json(view)
     else:
-        print_plan(view)
+        _print(view)
     sys.exit(EXIT_UNPLACED if view["unplaced"] else 0)
 
 
-def plan_of(file: str, settings: tuple[str, ...], as_json: bool) -> dict[str, Any]:
-    """The plan of a config as documented in docs/cli.md; exits with status 2 on a wrong config."""
-    from muai_core.runtime.plan import plan_view
+def _print(view: dict[str, Any]) -> None:
+    from muai_core.cli.plan_report import print_plan, print_what_if
 
-    result = dry_run_or_exit(file, settings, as_json)
-    return {"config": file, **plan_view(result)}
+    if view["what_if"] is not None:
+        print_what_if(view)
+    print_plan(view)
 
 
-def dry_run_or_exit(file: str, settings: tuple[str, ...], as_json: bool) -> "DryRun":
-    """A config's dry run; exits with status 2, all mistakes told, when the config is wrong."""
+def dry_run_or_exit(
+    file: str,
+    settings: Sequence[str],
+    as_json: bool,
+    specs: Sequence[str] = (),
+    state_dir: Path | None = None,
+) -> "DryRun":
+    """A config's dry run; exits with status 2, all mistakes told, when something is wrong."""
     from muai_core.config import ConfigError
     from muai_core.runtime.dry_run import dry_run
 
     loaded = load_or_exit(file, settings, as_json)
+    inventory = inventory_or_exit(file, specs, as_json) if specs else None
+    if state_dir is None:
+        state_dir = default_state_dir()
     try:
-        return dry_run(loaded, note, state_dir=default_state_dir())
+        return dry_run(loaded, note, state_dir=state_dir, inventory=inventory)
     except ConfigError as error:
         report_and_exit(file, error, as_json)
 
 
-def print_plan(view: dict[str, Any]) -> None:
-    """The plan as tables: models, replicas, devices, and what was not placed."""
-    for rejected in view["events_rejected"]:
-        note(rejected)
-    _print_models(view)
-    devices = view["devices"]
-    if any(model["placement"] for model in view["models"].values()):
-        paragraph()
-        _print_replicas(view)
-    paragraph()
-    _print_devices(devices)
-    for unplaced in view["unplaced"]:
-        paragraph()
-        paragraph(f"{unplaced['replica']} finds no devices: {unplaced['summary']}")
-        print_verdicts(
-            {**refusal, "verdict": "refused", "device": devices.get(refusal["device"])}
-            for refusal in unplaced["refusals"]
-        )
-    paragraph()
-    paragraph(_summary(view))
+def inventory_or_exit(file: str, specs: Sequence[str], as_json: bool) -> "Inventory":
+    """The devices that `--devices` names; exits with status 2 when they make no sense."""
+    from muai_core.runtime.fleet_spec import FleetError
+    from muai_core.runtime.hardware import read_hardware
+
+    try:
+        return read_hardware(specs, sys.stdin.buffer.read)
+    except FleetError as error:
+        wrong_devices(file, f"--devices: {error}", as_json)
 
 
-def _print_models(view: dict[str, Any]) -> None:
-    rows = [
-        [
-            name,
-            model["engine"],
-            shape(model["tensor_parallel_size"], model["pipeline_parallel_size"]),
-            f"{len(model['placement'])}/{model['replicas']}",
-            memory(model["memory_bytes_per_device"]),
-            model["engine_reason"],
-        ]
-        for name, model in view["models"].items()
-    ]
-    headings = ["model", "engine", "shape", "placed", "per device", "why this engine"]
-    print_table(headings, rows, right="per device")
+def wrong_devices(file: str, message: str, as_json: bool) -> NoReturn:
+    """Report one mistake of the command line as `report_and_exit` does, and exit with status 2."""
+    from muai_core.config.errors import ConfigError, Origin, Problem
 
-
-def _print_replicas(view: dict[str, Any]) -> None:
-    rows = []
-    for model in view["models"].values():
-        for replica in model["placed"]:
-            stages = [
-                device_ranges(view["devices"][uuid] for uuid in stage)
-                for stage in replica["stages"]
-            ]
-            claims = sorted(set(replica["claims"].values()))
-            claimed = memory(claims[0]) if len(claims) == 1 else "differs"
-            rows.append([replica["replica"], " | ".join(stages), claimed, text(replica["reason"])])
-    print_table(
-        ["replica", "devices by stage", "claims", "why these devices"], rows, right="claims"
-    )
-
-
-def _print_devices(devices: dict[str, Any]) -> None:
-    rows = [
-        [
-            device_name(device),
-            device["name"],
-            memory(device["capacity_bytes"]),
-            memory(device["foreign_bytes"]),
-            memory(device["claimed_bytes"]),
-            memory(device["free_bytes"]),
-            device["health"],
-            " ".join(device["claims"]),
-        ]
-        for device in devices.values()
-    ]
-    headings = ["device", "name", "capacity", "foreign", "claimed", "free", "health", "replicas"]
-    print_table(headings, rows, right="capacity, foreign, claimed, free")
-
-
-def _summary(view: dict[str, Any]) -> str:
-    placed = sum(len(model["placement"]) for model in view["models"].values())
-    wanted = sum(model["replicas"] for model in view["models"].values())
-    used = sum(bool(device["claims"]) for device in view["devices"].values())
-    there = counted(len(view["devices"]), "device")
-    return (
-        f"{placed} of {counted(wanted, 'replica')} placed on {used} of {there} "
-        f"by strategy {view['strategy']}; nothing was started."
-    )
+    if not as_json:
+        raise WrongDevices(message)
+    option, _, words = message.partition(": ")
+    report_and_exit(file, ConfigError([Problem(Origin("env", option), "", words)]), as_json)

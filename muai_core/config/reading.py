@@ -9,10 +9,12 @@ from muai_core.config.errors import ConfigError, Origin, Problem
 FILE_BYTES_MAX = 1024 * 1024
 
 
-def read_text(path: Path, shown: str) -> str:
-    """The text of the config file; `shown` is its name in messages.
+def read_text(
+    path: Path, shown: str, kind: str = "a config", bytes_max: int = FILE_BYTES_MAX
+) -> str:
+    """The text of the file; `shown` is its name in messages, and `kind` what it should be.
 
-    Raises ConfigError when it is missing, not a regular file, unreadable, longer than 1 MiB
+    Raises ConfigError when it is missing, not a regular file, unreadable, longer than `bytes_max`
     (found out before it is read) or not UTF-8.
     """
     try:
@@ -26,16 +28,16 @@ def read_text(path: Path, shown: str) -> str:
             raise _refusal(shown, "this is a directory; name the YAML file inside it")
         if not stat.S_ISREG(status.st_mode):
             raise _refusal(shown, "this is not a regular file")
-        if status.st_size > FILE_BYTES_MAX:
-            raise _refusal(shown, _size_message(status.st_size))
+        if status.st_size > bytes_max:
+            raise _refusal(shown, _size_message(status.st_size, kind, bytes_max))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(FILE_BYTES_MAX + 1)
+            data = file.read(bytes_max + 1)
     except OSError as error:
         raise _refusal(shown, _open_message(error)) from None
     finally:
         os.close(descriptor)
-    if len(data) > FILE_BYTES_MAX:
-        raise _refusal(shown, _size_message(len(data)))
+    if len(data) > bytes_max:
+        raise _refusal(shown, _size_message(len(data), kind, bytes_max))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,8 +58,8 @@ def _open_message(error: OSError | ValueError) -> str:
     return f"this is not a file name: {error}"
 
 
-def _size_message(size_bytes: int) -> str:
-    return f"the file has {size_bytes:,} bytes; a config may have {FILE_BYTES_MAX:,}"
+def _size_message(size_bytes: int, kind: str, bytes_max: int) -> str:
+    return f"the file has {size_bytes:,} bytes; {kind} may have {bytes_max:,}"
 
 
 def _refusal(shown: str, message: str, line: int = 0) -> ConfigError:

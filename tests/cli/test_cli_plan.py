@@ -78,7 +78,10 @@ def test_what_is_unplaced_as_json(muai: Any, fleet_config: Any) -> None:
     (unplaced,) = json.loads(done.out)["unplaced"]
     assert (unplaced["model"], unplaced["replica"]) == ("chat", "chat.0")
     assert "at most 3 are eligible" in unplaced["summary"]
-    assert unplaced["refusals"] == [
+    assert unplaced["reason"] == "health"
+    of_fleet, refused = unplaced["refusals"]
+    assert (of_fleet["device"], of_fleet["filter"]) == (None, "shape")
+    assert [refused] == [
         {
             "device": "GPU-fake-3",
             "filter": "health",

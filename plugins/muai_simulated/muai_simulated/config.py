@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from muai_simulated.profiles import PROFILES, ProfileName
+from muai_core.model.cards import CARDS, CardName
 from muai_simulated.self_test import Outcome
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -22,23 +22,23 @@ class _Section(BaseModel):
     )
 
 
-def _profile(info: ValidationInfo) -> ProfileName:
+def _profile(info: ValidationInfo) -> CardName:
     """The profile in the same mapping, which stands before everything that depends on it."""
-    name: ProfileName = info.data.get("profile") or "H100-80GB"
+    name: CardName = info.data.get("profile") or "H100-80GB"
     return name
 
 
 def _linked(size: int | None, info: ValidationInfo) -> int | None:
     name = _profile(info)
-    if size is not None and not PROFILES[name].nvlink:
-        linked = ", ".join(other for other, profile in PROFILES.items() if profile.nvlink)
+    if size is not None and not CARDS[name].nvlink:
+        linked = ", ".join(other for other, profile in CARDS.items() if profile.nvlink)
         raise ValueError(f"the {name} has no NVLink; leave it out, or take one of {linked}")
     return size
 
 
 def _fitting(memory_gib: float, info: ValidationInfo) -> float:
     name = _profile(info)
-    total_gib = PROFILES[name].memory_total_bytes / 2**30
+    total_gib = CARDS[name].memory_total_bytes / 2**30
     if memory_gib > total_gib:
         raise ValueError(f"{memory_gib:g} is not possible: the {name} has {total_gib:.1f} GiB")
     return memory_gib
@@ -49,7 +49,7 @@ class DeviceGroup(_Section):
 
     gpus: Annotated[int, Field(ge=1, le=1024)] = 8
     """GPUs of this kind in each node."""
-    profile: ProfileName = "H100-80GB"
+    profile: CardName = "H100-80GB"
     """Which GPU; name, memory, compute capability and power are those of the real one."""
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     """Nodes with such GPUs. More than one are named `<node>-0`, `<node>-1` and so on."""
@@ -80,7 +80,7 @@ class DeviceOptions(_Section):
 
     gpus: Annotated[int, Field(ge=1, le=1024)] | None = None
     """GPUs in each node; 8 when unset."""
-    profile: ProfileName | None = None
+    profile: CardName | None = None
     """Which GPU; H100-80GB when unset."""
     nodes: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Nodes; 1 when unset. More than one are named `<node>-0`, `<node>-1` and so on."""
@@ -204,6 +204,8 @@ class EngineOptions(_Section):
     memory_gib: Annotated[float, Field(gt=0, le=65_536)] | None = None
     """Memory that one rank holds on its device, in GiB. Unset: what the model claims, else nine
     tenths of the device."""
+    extra_memory_gib: Annotated[float, Field(ge=0, le=65_536)] = 0.0
+    """Memory that each rank holds beyond that, in GiB: an estimate that was too low."""
     attention_heads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Attention heads of the real model: sizes of tensor parallelism that do not divide them are
     refused, as a real engine would."""

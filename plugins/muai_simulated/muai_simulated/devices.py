@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from muai_core.model.cards import CARDS, Card
 from muai_core.model.device import Device, DeviceProcess, DeviceReading, Inventory
 from muai_core.model.health import Finding, Health
 from muai_core.plugin.device_source import DeviceSource, SelfTest
 from muai_simulated import holdings
 from muai_simulated.holdings import Holding, Tenant
-from muai_simulated.profiles import PROFILES, Profile
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -35,7 +35,7 @@ _SELF_TEST_TIMEOUT_S = 10.0
 
 class _SimulatedGpu(Struct, frozen=True):
     device: Device
-    profile: Profile
+    profile: Card
     memory_foreign_bytes: int
 
 
@@ -133,12 +133,12 @@ def simulated_gpus(groups: "Iterable[DeviceGroup]") -> tuple[_SimulatedGpu, ...]
 
 
 def _gpu(group: "DeviceGroup", node: str, first: int, offset: int) -> _SimulatedGpu:
-    profile = PROFILES[group.profile]
+    profile = CARDS[group.profile]
     index = first + offset
     island = None
     if profile.nvlink:
         # Named after its first GPU, which no other island of the node has.
-        leader = first + offset - offset % (group.island_size or group.gpus)
+        leader = first + offset - offset % (group.island_size or profile.island_size or group.gpus)
         island = f"{node}/nvlink-{leader}"
     device = Device(
         uuid=f"GPU-{uuid.uuid5(_UUID_NAMESPACE, f'{group.profile}/{node}/{index}')}",

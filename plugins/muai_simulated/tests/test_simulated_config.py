@@ -28,7 +28,7 @@ def test_the_plugin_registers_both_parts() -> None:
         (DeviceOptions, {"gpu": 8}, "gpu", "Extra inputs are not permitted"),
         (DeviceOptions, {"gpus": 0}, "gpus", "greater than or equal to 1"),
         (DeviceOptions, {"gpus": "8"}, "gpus", "valid integer"),
-        (DeviceOptions, {"profile": "B200"}, "profile", "'H100-80GB', 'H200-141GB', 'A100-80GB'"),
+        (DeviceOptions, {"profile": "B100"}, "profile", "'B200-180GB', 'H200-141GB', 'H100-80GB'"),
         (DeviceOptions, {"node": "a/b"}, "node", "should match pattern"),
         (DeviceOptions, {"groups": []}, "groups", "at least 1 item"),
         (DeviceOptions, {"gpus": 2, "groups": [{}]}, "groups", "gpus cannot stand beside groups"),

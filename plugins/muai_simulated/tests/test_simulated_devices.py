@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from muai_simulated.config import DeviceState
 from muai_simulated.devices import SimulatedDevices
-from muai_simulated.profiles import PROFILES, ProfileName
 from muai_simulated.state_file import StateFileError
 
+from muai_core.model.cards import CARDS, CardName
 from muai_core.model.device import DeviceReading
 from muai_core.model.health import Finding, Health
 from muai_core.plugin.device_source import SelfTestResult
@@ -29,20 +29,13 @@ def opened(options: dict[str, Any], directory: Path) -> SimulatedDevices:
     return source
 
 
-def test_every_profile_is_complete_and_plausible() -> None:
-    assert set(PROFILES) == set(get_args(ProfileName))
-    for name, profile in PROFILES.items():
-        nominal_gb = int(name.rsplit("-", 1)[1].removesuffix("GB"))
-        # Named in GB or GiB, as marketing likes; the real total lies within 8 % of either.
-        assert nominal_gb * 10**9 * 0.92 < profile.memory_total_bytes < nominal_gb * GIB * 1.01
-        assert profile.marketing_name.startswith("NVIDIA ")
-        assert 0 < profile.idle_watts < profile.power_limit_watts
-        assert profile.compute_capability in {"8.0", "8.9", "9.0"}
-    assert {name for name, profile in PROFILES.items() if profile.nvlink} == {
-        "H100-80GB",
-        "H200-141GB",
-        "A100-80GB",
-    }
+def test_every_card_can_be_simulated(tmp_path: Path) -> None:
+    assert set(CARDS) == set(get_args(CardName))
+    for name, card in CARDS.items():
+        (device,) = opened({"gpus": 1, "profile": name}, tmp_path).observe(0.0).devices
+        assert device.name == card.marketing_name
+        assert device.memory_total_bytes == card.memory_total_bytes
+        assert (device.island is not None) == card.nvlink
 
 
 def test_the_default_is_one_node_of_eight_linked_h100(tmp_path: Path) -> None:
