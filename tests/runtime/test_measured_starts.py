@@ -76,8 +76,8 @@ VLLM_LOG_FIXED_CACHE = """\
 (EngineCore pid=31) INFO 11-23 21:14:40 [model_runner.py:424] Model loading took 14.99 GiB memory \
 and 3.1 seconds
 (EngineCore pid=31) INFO 11-23 21:15:02 [gpu_worker.py:670] Initial free memory 78.66 GiB, \
-reserved 8.0 GiB memory for KV Cache as specified by kv_cache_memory_bytes config and skipped memory \
-profiling. This does not respect the gpu_memory_utilization config.
+reserved 8.0 GiB memory for KV Cache as specified by kv_cache_memory_bytes config and skipped \
+memory profiling. This does not respect the gpu_memory_utilization config.
 (EngineCore pid=31) INFO 11-23 21:15:21 [model_runner.py:1127] Graph capturing finished in 5 secs, \
 took 0.53 GiB
 """
@@ -112,11 +112,17 @@ def test_vllm_with_a_fixed_cache_tells_weights_cache_and_graphs(tmp_path: Path) 
 
 
 def test_vllm_on_a_cpu_tells_its_cache(tmp_path: Path) -> None:
+    # The first is from a start of vLLM 0.32; the second is what it writes without the option.
+    fixed = (
+        "(Worker pid=7732) INFO 11-23 22:29:22 [cpu_worker.py:260] Explicitly set (0.06/23.54) GiB "
+        "for KV cache on node 0.\n"
+    )
     line = (
-        "(EngineCore pid=9) INFO 11-23 21:14:40 [cpu_worker.py:259] Auto set (3.52/62.79) GiB for "
+        "(Worker pid=9) INFO 11-23 21:14:40 [cpu_worker.py:260] Auto set (3.52/62.79) GiB for "
         "KV cache on node 0, with 4.0 GiB requested memory for the worker. 0.48 GiB memory was "
         "consumed by non-kv usages.\n"
     )
+    assert told(tmp_path, fixed, VLLM_CPU_LOG_PATTERNS) == ToldTerms(kv_cache_bytes=gib(0.06))
     assert told(tmp_path, line, VLLM_CPU_LOG_PATTERNS) == ToldTerms(kv_cache_bytes=gib(3.52))
 
 
