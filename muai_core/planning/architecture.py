@@ -6,7 +6,7 @@ from typing import Any
 from muai_core.model.architecture import Architecture, ModelError
 from muai_core.planning.architecture_defaults import class_defaults, text_type, ties_embeddings
 from muai_core.planning.architecture_experts import Experts, experts_of
-from muai_core.planning.architecture_kinds import check_generates
+from muai_core.planning.architecture_kinds import check_family, check_generates
 from muai_core.planning.architecture_layers import is_latent, layers_of
 from muai_core.planning.architecture_quantization import quantization_of
 from muai_core.planning.architecture_states import linear_state_values
@@ -90,6 +90,7 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """
     check_generates(config)
     text, model_type = _text_config(config)
+    check_family(config, model_type)
     whole = ConfigValues(config)
     layer_count = _layer_count(text)
     hidden_size = text.required(*_HIDDEN_KEYS, most=MAX_SIZE)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from muai_core.model.architecture import ModelError
+from muai_core.planning.architecture_families import is_known_family, nearest_family
 from muai_core.planning.architecture_values import ConfigValues, shown
 
 
@@ -75,3 +76,24 @@ def check_generates(config: Mapping[str, Any]) -> None:
         raise ModelError(f"{named}, which is not understood: {_UNUSUAL[model_type]}")
     if names and not any(name.endswith(_GENERATES) or name in _GENERATES_TOO for name in names):
         raise ModelError(f"{named}, which does not generate text: allowed: {_ALLOWED}")
+
+
+def check_family(config: Mapping[str, Any], text_type: str) -> None:
+    """Raises ModelError for a family that is not known; `text_type` is the language model's."""
+    values = ConfigValues(config)
+    model_type = values.word("model_type")
+    names = values.words("architectures") or ()
+    if not names and not model_type:
+        raise ModelError("model_type is missing: needed is the family, as in llama")
+    told = (*names, *filter(None, (model_type, text_type)))
+    if is_known_family(told):
+        return
+    near = nearest_family(told[-1])
+    meant = f"; did you mean {near}?" if near else ""
+    which = f"model_type is {shown(model_type)}"
+    if names:
+        which = f"architectures is {shown(names[0])} and {which}"
+    raise ModelError(
+        f"{which}, an unknown architecture: allowed are the families that vLLM or transformers "
+        f"know{meant}"
+    )
