@@ -13,6 +13,8 @@ class LayerTensors:
         self.facts = facts
         self.architecture = facts.architecture
         self.style = style
+        #: Layers that look at the image's tokens and not at the text's (mllama).
+        self.cross_layers = frozenset(facts.wholes("cross_attention_layers"))
         self.table = table
         self.hidden = facts.architecture.hidden_size
         self.expert_layers = frozenset(facts.architecture.expert_layers)
@@ -32,7 +34,7 @@ class LayerTensors:
             self.table.plain(f"{module}.bias", size or self.hidden)
 
     def linear(self, module: str, outputs: int, inputs: int, *, bias: bool = False) -> None:
-        """One of a layer, stored (outputs, inputs), or the other way round in the style of GPT-2."""
+        """One of a layer: (outputs, inputs), or the other way round in the style of GPT-2."""
         if not self.style.transposed:
             self.table.linear(module, outputs, inputs, bias=bias)
             return
@@ -79,6 +81,19 @@ class LayerTensors:
             self.table.plain(f"{module}{name}.weight", *shape)
             if self.style.qk_norm_bias:
                 self.table.plain(f"{module}{name}.bias", *shape)
+
+    def cross_attention(self, layer: str) -> None:
+        """Of mllama (modeling_mllama.py, MllamaCrossAttentionDecoderLayer)."""
+        architecture, hidden, module = self.architecture, self.hidden, f"{layer}cross_attn."
+        size = architecture.key_head_size
+        queries, keys = architecture.attention_heads * size, architecture.kv_heads * size
+        for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+            self.linear(module + name, rows, hidden)
+        self.linear(f"{module}o_proj", hidden, queries)
+        for name in ("q_norm", "k_norm"):
+            self.table.plain(f"{module}{name}.weight", size)
+        for name in ("cross_attn_attn_gate", "cross_attn_mlp_gate"):
+            self.table.plain(layer + name, 1)
 
     def latent_attention(self, layer: str) -> None:
         """Multi-head latent attention, as in DeepSeek-V2 (arXiv 2405.04434, section 2.1)."""

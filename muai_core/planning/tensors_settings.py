@@ -111,6 +111,11 @@ class Facts:
         return self._value((name,))[1] is not None
 
     @property
+    def wrapped(self) -> bool:
+        """Whether the language model's config is inside that of a wrapper."""
+        return any(name.startswith(_TEXT_SECTIONS[:-1]) for name in self._settings)
+
+    @property
     def wrapper(self) -> str:
         """`model_type` of the whole config; of the language model when nothing wraps it."""
         value = self._settings.get("model_type")
