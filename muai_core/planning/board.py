@@ -1,7 +1,7 @@
 """The fleet as the search sees it: per node what is free now, changed in place by trial claims."""
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
 from muai_core.model.objective import Links
@@ -18,6 +18,7 @@ class Node:
         self.allocatable = [view.allocatable_bytes for view in self.views]
         self.claimed = [view.claimed_bytes for view in self.views]
         self.free = [max(0, a - c) for a, c in zip(self.allocatable, self.claimed, strict=True)]
+        self.most_free = max(self.free)
         #: How many claims each device carries.
         self.claims = [len(view.claimants) for view in self.views]
         self.degraded = [view.health.value != "healthy" for view in self.views]
@@ -48,12 +49,14 @@ class Node:
             self.claimed[place] += claim
             self.free[place] -= claim
             self.claims[place] += 1
+        self.most_free = max(self.free)
 
     def unclaim(self, places: Iterable[int], claims: Iterable[int]) -> None:
         for place, claim in zip(places, claims, strict=True):
             self.claimed[place] -= claim
             self.free[place] += claim
             self.claims[place] -= 1
+        self.most_free = max(self.free)
 
     def state(self, place: int) -> tuple[int, int, int, bool, bool]:
         """What tells a device from others of the same role."""
@@ -85,39 +88,40 @@ class Board:
             node.place, node.walk_key = place, walk_key(node)
         self._order = sorted((node.walk_key, node.place) for node in self.nodes)
         self._admitted: dict[tuple[int, int], Sequence[int]] = {}
-        self._needs: list[Needs] = []
 
     def devices(self) -> int:
         return sum(len(node.views) for node in self.nodes)
 
     def admitted(self, needs: Needs, request: PlacementRequest, node: Node) -> Sequence[int]:
         """The places of the node that the filters let the request use."""
-        key = (id(needs), node.place)
+        key = (needs.admission, node.place)
         found = self._admitted.get(key)
         if found is None:
             views = enumerate(node.views)
             found = [place for place, view in views if self._admits(request, view)]
             self._admitted[key] = found
-            self._needs.append(needs)  # keeps the id its own
         return found
 
-    def walk(self, request: PlacementRequest) -> Iterator[Node]:
+    def walk(self, request: PlacementRequest, least_bytes: int = 0) -> Sequence[Node]:
         """The nodes that the request's affinity allows, those to be filled first at the front.
 
-        Nothing may be claimed meanwhile.
+        Without those on which no device has `least_bytes`.
         """
+        nodes = self.nodes
         affinity = request.deployment.affinity
         names = affinity.nodes
         if affinity.devices and not any(name.isdecimal() for name in affinity.devices):
             named = (self._node_of.get(uuid) for uuid in affinity.devices)
             names = tuple(node.name for node in named if node is not None)
             if not names:
-                return
+                return ()
         if not names:
-            yield from (self.nodes[place] for _, place in self._order)
-            return
+            return [
+                node for _, place in self._order if (node := nodes[place]).most_free >= least_bytes
+            ]
         chosen = {name: self.by_name[name] for name in names if name in self.by_name}
-        yield from sorted(chosen.values(), key=lambda node: (node.walk_key, node.place))
+        allowed = (node for node in chosen.values() if node.most_free >= least_bytes)
+        return sorted(allowed, key=lambda node: (node.walk_key, node.place))
 
     def claim(self, node: Node, places: Iterable[int], claims: Iterable[int]) -> None:
         node.claim(places, claims)

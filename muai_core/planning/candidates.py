@@ -126,7 +126,7 @@ def _scored(node: Node, need: ShapeNeed, stages: Stages, style: Style) -> Candid
     topology = 100 if need.width == 1 else node.layout.score(stages)
     places = [place for stage in stages for place in stage]
     score = (
-        need.devices,
+        need.shape.cost,
         *style.score(node, places, claims, topology, need.place),
         node.place,
         *places,
@@ -135,5 +135,5 @@ def _scored(node: Node, need: ShapeNeed, stages: Stages, style: Style) -> Candid
 
 
 def with_siblings(candidate: Candidate, siblings: int) -> Score:
-    """Fewer devices first, then apart from the siblings, then the style."""
+    """The cheaper shape first, then apart from the siblings, then the style."""
     return (candidate.score[0], siblings, *candidate.score[1:])

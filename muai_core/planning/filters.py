@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from msgspec import structs
 
+from muai_core.model.deployment import Deployment
 from muai_core.model.device import Platform
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
 from muai_core.model.placement import Refusal
@@ -55,8 +56,7 @@ def _health(request: PlacementRequest, view: DeviceView, platform: Platform | No
     return f"{view.health.value}: {view.health_reason or 'no reason given by its source'}"
 
 
-def _memory(request: PlacementRequest, view: DeviceView, platform: Platform | None) -> str | None:
-    need = request.deployment.least_rank_bytes
+def _memory(need: int | None, view: DeviceView) -> str | None:
     if need is None:
         if view.claimants:
             holders = ", ".join(view.claimants)
@@ -75,12 +75,11 @@ def _too_little(need: int, free: int, allocatable: int, claimed: int) -> str:
     )
 
 
-#: In this order; the first that refuses names the reason.
-FILTERS: dict[str, Filter] = {
+#: In this order, and then `memory`; the first that refuses names the reason.
+_ADMISSION: dict[str, Filter] = {
     "platform": _platform,
     "affinity": _affinity,
     "health": _health,
-    "memory": _memory,
 }
 
 
@@ -90,6 +89,7 @@ class Admission:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._platforms: dict[tuple[tuple[Platform, ...], Platform | None], Platform | None] = {}
+        self._least_bytes: dict[int, tuple[Deployment, int | None]] = {}
 
     def platform(self, request: PlacementRequest) -> Platform | None:
         """The one that `choose_platform` says."""
@@ -111,11 +111,28 @@ class Admission:
     def refusal(self, request: PlacementRequest, view: DeviceView) -> Refusal | None:
         """Of the first filter that refuses the device."""
         platform = self.platform(request)
-        for name, accepts in FILTERS.items():
+        for name, accepts in _ADMISSION.items():
             message = accepts(request, view, platform)
             if message is not None:
                 return Refusal(view.uuid, name, message)
-        return None
+        message = _memory(self._least(request.deployment), view)
+        return None if message is None else Refusal(view.uuid, "memory", message)
+
+    def refused_by(self, request: PlacementRequest, view: DeviceView) -> str | None:
+        """The name of the filter of `refusal`, without the cost of its words."""
+        need = self._least(request.deployment)
+        if need is None or not self.admits(request, view):
+            refusal = self.refusal(request, view)
+            return None if refusal is None else refusal.filter
+        return None if view.free_bytes >= need else "memory"
+
+    def _least(self, deployment: Deployment) -> int | None:
+        """What no rank can do with less of; summed up over the layers once, not for each device."""
+        known = self._least_bytes.get(id(deployment))
+        if known is None:
+            # The deployment is kept, so that its id stays its own.
+            known = self._least_bytes[id(deployment)] = (deployment, deployment.least_rank_bytes)
+        return known[1]
 
     def eligible(self, request: PlacementRequest, fleet: Fleet) -> Fleet:
         """The devices of `fleet`, which has the same platforms, that pass every filter."""

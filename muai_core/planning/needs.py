@@ -84,18 +84,20 @@ class ShapeNeed:
 class Needs:
     """All shapes of one deployment, by the number of devices."""
 
-    def __init__(self, deployment: Deployment, key: "NeedKey") -> None:
+    def __init__(self, deployment: Deployment, key: "NeedKey", admission: int) -> None:
         self.key = key
+        #: Equal for deployments that the filters let use the same devices.
+        self.admission = admission
         shapes = [
             ShapeNeed(deployment, shape, place) for place, shape in enumerate(deployment.shapes)
         ]
-        by_count: dict[int, list[ShapeNeed]] = {}
+        by_cost: dict[int, list[ShapeNeed]] = {}
         for need in shapes:
-            by_count.setdefault(need.devices, []).append(need)
-        #: The fewest devices first; in each group the preferred shape first.
-        self.groups = [by_count[count] for count in sorted(by_count)]
+            by_cost.setdefault(need.shape.cost, []).append(need)
+        #: The lowest cost first; in each group the preferred shape first.
+        self.groups = [by_cost[cost] for cost in sorted(by_cost)]
         self.whole = shapes[0].whole
-        self.fewest_devices = min(by_count)
+        self.fewest_devices = min(need.devices for need in shapes)
         #: What no way to serve the model does with less of, over all its devices.
         self.least_total_bytes = min(need.total_bytes for need in shapes)
         affinity = deployment.affinity
@@ -128,6 +130,7 @@ class NeedTable:
         self._memories: dict[MemoryNeeds | None, int] = {None: 0}
         self._by_deployment: dict[int, tuple[Deployment, Needs]] = {}
         self._by_key: dict[NeedKey, Needs] = {}
+        self._admissions: dict[tuple[tuple[str, ...], Affinity], int] = {}
 
     def of(self, deployment: Deployment) -> Needs:
         known = self._by_deployment.get(id(deployment))
@@ -143,7 +146,8 @@ class NeedTable:
         )
         needs = self._by_key.get(key)
         if needs is None:
-            needs = self._by_key[key] = Needs(deployment, key)
+            admission = self._admissions.setdefault(key[:2], len(self._admissions))
+            needs = self._by_key[key] = Needs(deployment, key, admission)
         # The deployment is kept, so that its id stays its own.
         self._by_deployment[id(deployment)] = (deployment, needs)
         return needs

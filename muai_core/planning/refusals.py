@@ -74,13 +74,14 @@ class Explainer:
         told: list[Refusal] = []
         admitted: list[DeviceView] = []
         for view in fleet.devices:
-            refusal = admission.refusal(request, view)
-            if refusal is None or refusal.filter == "memory":
+            name = admission.refused_by(request, view)
+            if name is None or name == "memory":
                 admitted.append(view)
-            if refusal is not None:
-                counts[refusal.filter] = count = counts.get(refusal.filter, 0) + 1
-                if count <= limit:
-                    told.append(refusal)
+            if name is None:
+                continue
+            counts[name] = count = counts.get(name, 0) + 1
+            if count <= limit and (refusal := admission.refusal(request, view)) is not None:
+                told.append(refusal)
         return counts, tuple(told), self._of_fleet(request, admitted)
 
     def _of_fleet(self, request: PlacementRequest, admitted: Sequence[DeviceView]) -> Refusal:

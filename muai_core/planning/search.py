@@ -9,7 +9,7 @@ after a fixed number of trials; beyond that the best plan found stands.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, groupby
 
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
@@ -98,11 +98,9 @@ class Search:
         best: Candidate | None = None
         compared = 0
         with_siblings_on: list[tuple[int, int, Node]] = []
-        for node in self.board.walk(item.request):
+        for node in self.board.walk(item.request, least):
             if best is not None and (compared >= _NODES_COMPARED or self._good_enough(best, node)):
                 break
-            if max(node.free) < least:
-                continue
             siblings = self.siblings(item, node)
             if siblings:
                 with_siblings_on.append((siblings, len(with_siblings_on), node))
@@ -179,13 +177,27 @@ class Search:
         hardest = self._in_runs(range(len(self.items)))
         plan = self._one_by_one(hardest)
         if len(plan) < len(self.items):
-            for order in (list(reversed(hardest)), list(range(len(self.items)))):
-                other = self._one_by_one(order)
-                if len(other) > len(plan):
-                    plan = other
-        if self.exact and len(self.items) > 1:
-            plan = Exact(self, hardest, plan).solve()
+            possible = self._possible(hardest, plan)
+            if len(plan) < len(possible):
+                plan = self._better(possible, plan)
         return [plan.get(place) for place in range(len(self.items))]
+
+    def _possible(self, order: Sequence[int], plan: Mapping[int, Candidate]) -> list[int]:
+        """Those that can be served when nobody else of the problem is."""
+        known: dict[int, bool] = {id(self.items[place].needs): True for place in plan}
+        for place in order:
+            item = self.items[place]
+            if id(item.needs) not in known:
+                known[id(item.needs)] = self.best(item) is not None
+        return [place for place in order if known[id(self.items[place].needs)]]
+
+    def _better(self, possible: list[int], plan: dict[int, Candidate]) -> dict[int, Candidate]:
+        """When the hardest first does not serve all that could be served."""
+        for order in (list(reversed(possible)), sorted(possible)):
+            other = self._one_by_one(order)
+            if len(other) > len(plan):
+                plan = other
+        return Exact(self, possible, plan).solve() if self.exact else plan
 
     def _in_runs(self, places: Sequence[int]) -> list[int]:
         """The hardest first, those with equal needs next to each other."""
@@ -284,12 +296,10 @@ class Exact:
         self._search = search
         self._fallback = plan
         items = search.items
-        alone = {id(items[p].needs): bool(search.candidates(items[p])) for p in hardest}
-        feasible = [place for place in hardest if alone[id(items[place].needs)]]
         self._runs = [
-            list(run) for _, run in groupby(feasible, key=lambda place: id(items[place].needs))
+            list(run) for _, run in groupby(hardest, key=lambda place: id(items[place].needs))
         ]
-        self._count = len(feasible)
+        self._count = len(hardest)
         self._plan: dict[int, Candidate] = {}
         self._failed: set[tuple[object, ...]] = set()
         self._trials = 0
