@@ -5,11 +5,13 @@ from math import ceil
 from msgspec import Struct
 
 from muai_core.model.architecture import Architecture
-from muai_core.planning.formats import ACTIVATION_BYTES, ceil_div
+from muai_core.planning.formats import ACTIVATION_BYTES
 from muai_core.plugin.memory import OverheadTerms
 
-#: Engines compute logits in float32 before they sample (vLLM, v1/sample/sampler.py).
-_LOGIT_BYTES = 4
+#: For each logit: itself in float32, its place in the sorted row with an index of 8 bytes, and its
+#: probability (vLLM, v1/sample/ops/topk_topp_sampler.py, apply_top_k_top_p_pytorch; the profile run
+#: samples with top-k and top-p).
+_LOGIT_BYTES = 4 + 4 + 8 + 4
 
 
 class RankActivation(Struct, frozen=True):
@@ -26,6 +28,7 @@ def rank_activation(
 
     In a mixture of experts each token is copied for every expert that sees it, and the inner size
     is that of all of them together (vLLM, fused_moe: workspaces of tokens × experts per token).
+    Logits are gathered on every rank, so they are not divided (layers/logits_processor.py).
     """
     tokens, size = overhead.batched_tokens, ACTIVATION_BYTES[dtype]
     hidden = overhead.hidden_factor * architecture.hidden_size
@@ -38,6 +41,7 @@ def rank_activation(
         inner = max(
             experts + architecture.shared_expert_intermediate_size, inner if dense_layers else 0
         )
-    layer = ceil(tokens * (hidden + overhead.ffn_factor * inner / ranks) * size)
-    logits = overhead.logit_tokens * ceil_div(architecture.vocabulary_size, ranks) * _LOGIT_BYTES
+    factor = overhead.activation_factor
+    layer = ceil(factor * tokens * (hidden + overhead.ffn_factor * inner / ranks) * size)
+    logits = ceil(factor * overhead.logit_tokens * architecture.vocabulary_size * _LOGIT_BYTES)
     return RankActivation(layer, max(layer, logits))

@@ -28,6 +28,8 @@ from muai_core.plugin.memory import MemoryProfile, OverheadTerms
 MARGIN_BYTES = 150 * 2**20
 #: So many starts must have told a term before it may shrink.
 AGREEING_STARTS = 3
+#: The peak of a forward pass is not scaled below this: logs round it to 0.01 GiB, or to nothing.
+LEAST_ACTIVATION_FACTOR = 0.01
 #: Weights and KV cache that differ by more than this from the estimate are told.
 TOLERANCE = 0.01
 
@@ -187,8 +189,10 @@ def _with_told(
     terms: OverheadTerms, starts: Sequence[MeasuredStart], agreeing: int
 ) -> OverheadTerms:
     graphs = [one.told.graphs_bytes for one in starts if one.told.graphs_bytes is not None]
+    factors = _activation_factors(starts)
     terms = structs.replace(
-        _with_activation(terms, starts, agreeing),
+        terms,
+        activation_factor=_settled(terms.activation_factor, factors, agreeing),
         graph_bytes=int(_settled(terms.graph_bytes, graphs, agreeing)),
     )
     runtime = int(_settled(terms.runtime_bytes, _runtimes(starts, (False, False)), agreeing))
@@ -208,26 +212,19 @@ def _with_told(
     )
 
 
-def _with_activation(
-    terms: OverheadTerms, starts: Sequence[MeasuredStart], agreeing: int
-) -> OverheadTerms:
-    """The formula's factors, scaled so that it gives what was told."""
-    factors: tuple[list[float], list[float], list[float]] = ([], [], [])
-    for start in starts:
-        told, used = start.told.activation_bytes, start.overhead
-        predicted = _most(start, "activation_bytes")
-        if told is None or used is None or not predicted:
-            continue
-        for found, factor in zip(
-            factors, (used.hidden_factor, used.ffn_factor, used.logit_tokens), strict=True
-        ):
-            found.append(factor * told / predicted)
-    return structs.replace(
-        terms,
-        hidden_factor=_settled(terms.hidden_factor, factors[0], agreeing),
-        ffn_factor=_settled(terms.ffn_factor, factors[1], agreeing),
-        logit_tokens=-int(-_settled(terms.logit_tokens, factors[2], agreeing) // 1),
-    )
+def _activation_factors(starts: Iterable[MeasuredStart]) -> list[float]:
+    """What the formula must be scaled by to give what was told."""
+    return [
+        max(
+            LEAST_ACTIVATION_FACTOR,
+            one.overhead.activation_factor * one.told.activation_bytes / predicted,
+        )
+        for one in starts
+        if one.overhead is not None
+        and one.overhead.activation_factor >= LEAST_ACTIVATION_FACTOR
+        and one.told.activation_bytes is not None
+        and (predicted := _most(one, "activation_bytes"))
+    ]
 
 
 def _settled(before: float, told: Sequence[float], agreeing: int) -> float:
@@ -266,16 +263,14 @@ def _activation_at_least(
 ) -> int:
     """What the formula gives with `terms` where it gave `predicted` with `used`, or less."""
     assert used is not None
-    ratios = [
-        now * now_tokens / (then * then_tokens)
-        for now, then, now_tokens, then_tokens in (
-            (terms.hidden_factor, used.hidden_factor, terms.batched_tokens, used.batched_tokens),
-            (terms.ffn_factor, used.ffn_factor, terms.batched_tokens, used.batched_tokens),
-            (terms.logit_tokens, used.logit_tokens, 1, 1),
-        )
-        if then * then_tokens
-    ]
-    ratio = min(ratios, default=0.0)
+    # A part of the formula is neither: the copies for a mixture's experts.
+    ratios = [1.0]
+    for field in ("hidden_factor", "ffn_factor", "logit_tokens", "batched_tokens"):
+        if then := getattr(used, field):
+            ratios.append(getattr(terms, field) / then)
+    if used.activation_factor < LEAST_ACTIVATION_FACTOR:
+        return 0
+    ratio = min(ratios) * terms.activation_factor / used.activation_factor
     if ratio == 1:
         return predicted.activation_bytes
     # One byte for the rounding of both.
@@ -325,6 +320,6 @@ def _changes(terms: dict[str, tuple[int, int]]) -> list[str]:
 
 
 def _activation_change(before: OverheadTerms, now: OverheadTerms) -> list[str]:
-    if not before.hidden_factor or now.hidden_factor == before.hidden_factor:
+    if now.activation_factor == before.activation_factor:
         return []
-    return [f"activation {now.hidden_factor / before.hidden_factor:.2f} times the formula"]
+    return [f"activation {now.activation_factor:.2f} times the formula"]

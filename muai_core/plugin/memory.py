@@ -51,7 +51,8 @@ class OverheadTerms(Struct, frozen=True, kw_only=True):
     """What a rank holds beside weights and KV cache. Calibrated by measured starts.
 
     Peak of a forward pass, in bytes, over `batched_tokens` tokens T of b bytes per value: the larger
-    of T × (hidden_factor × hidden + ffn_factor × ffn / TP) × b and logit_tokens × vocabulary / TP × 4.
+    of T × (hidden_factor × hidden + ffn_factor × ffn / TP) × b and, in the stage that samples,
+    logit_tokens × vocabulary × 20: a float32, its sorted copy and index, and its probability.
     In a mixture of experts, ffn is that of all experts that see one token, and each of them adds 1
     to the hidden factor.
     """
@@ -62,6 +63,8 @@ class OverheadTerms(Struct, frozen=True, kw_only=True):
     ffn_factor: float = 2.0
     #: Sequences whose logits are computed in one pass.
     logit_tokens: int = 256
+    #: Scales the whole peak: 1, unless measured starts told another.
+    activation_factor: float = 1.0
     #: Runtime, libraries and what the allocator keeps.
     runtime_bytes: int = 0
     graph_bytes: int = 0
@@ -82,6 +85,8 @@ class MemoryProfile(Struct, frozen=True, kw_only=True):
     kv_cache_bytes: int | None = None
     #: What `dtype: auto` makes of a model in float32; None: it stays.
     float32_becomes: str | None = None
+    #: What `dtype: auto` is for every model, whatever its own format; None: that of the model.
+    auto_dtype: str | None = None
     #: What the engine's log tells after a start: a term (`weights`, `kv_cache`, `activation`,
     #: `graphs`, `runtime`) and a regular expression with one group, the number in GiB. `consumed`:
     #: weights and runtime together; `graphs_in_activation`: what `activation` counts of `graphs`.
