@@ -263,18 +263,22 @@ def _activation_at_least(
 ) -> int:
     """What the formula gives with `terms` where it gave `predicted` with `used`, or less."""
     assert used is not None
-    # A part of the formula is neither: the copies for a mixture's experts.
-    ratios = [1.0]
-    for field in ("hidden_factor", "ffn_factor", "logit_tokens", "batched_tokens"):
-        if then := getattr(used, field):
-            ratios.append(getattr(terms, field) / then)
+    layer = min(_ratio(terms, used, "hidden_factor"), _ratio(terms, used, "ffn_factor"))
+    layer *= _ratio(terms, used, "batched_tokens")
     if used.activation_factor < LEAST_ACTIVATION_FACTOR:
         return 0
-    ratio = min(ratios) * terms.activation_factor / used.activation_factor
+    ratio = min(layer, _ratio(terms, used, "logit_tokens"))
+    ratio *= terms.activation_factor / used.activation_factor
     if ratio == 1:
         return predicted.activation_bytes
     # One byte for the rounding of both.
     return max(0, int(predicted.activation_bytes * ratio) - 1)
+
+
+def _ratio(now: OverheadTerms, then: OverheadTerms, field: str) -> float:
+    """At most 1: not all of a sum grows with one of its factors."""
+    before: float = getattr(then, field)
+    return min(1.0, getattr(now, field) / before) if before else 1.0
 
 
 def _stage(start: MeasuredStart) -> tuple[bool, bool]:

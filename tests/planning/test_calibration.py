@@ -173,7 +173,7 @@ def measured_starts(
     return found
 
 
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(terms_strategy, measured_starts())
 def test_never_predicts_less_than_was_measured(
     terms: OverheadTerms, starts: list[MeasuredStart]
@@ -210,7 +210,7 @@ def test_the_order_of_the_starts_does_not_matter(
     assert newest(shuffled) == newest(starts)
 
 
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(terms_strategy, shapes.flatmap(lambda shape: measured_starts(shape=shape)), st.data())
 def test_a_larger_measurement_never_lowers_the_prediction(
     terms: OverheadTerms, starts: list[MeasuredStart], data: st.DataObject
