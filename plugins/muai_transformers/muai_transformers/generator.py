@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from msgspec import Struct
 
+from muai_core.engine_server.memory_line import memory_line
 from muai_core.engine_server.protocol import (
     BadRequestError,
     ContextTooLongError,
@@ -131,6 +132,7 @@ class TransformersGenerator:
 
     def _prepare(self) -> None:
         from muai_transformers.batching import Batcher
+        from muai_transformers.memory import held_bytes
 
         model = self._load()
         bytes_per_token = model.probe()
@@ -147,6 +149,7 @@ class TransformersGenerator:
             self._limits.budget_tokens,
             self._limits.budget_tokens * bytes_per_token // 2**20,
         )
+        _logger.info("%s", memory_line(held_bytes(model.network)))
         self._status = Status("ready", ready=True)
 
     def _compute(self, loop: asyncio.AbstractEventLoop) -> None:
