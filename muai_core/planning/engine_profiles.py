@@ -6,6 +6,7 @@ what is planned fits, and measured starts bring them down. None was fitted to th
 docs/memory.md compares the estimate with.
 """
 
+from muai_core.engine_server.memory_line import MEMORY_LINE_PATTERNS
 from muai_core.model.device import Platform
 from muai_core.planning.log_patterns import VLLM_CPU_LOG_PATTERNS, VLLM_LOG_PATTERNS
 from muai_core.plugin.memory import (
@@ -87,7 +88,7 @@ VLLM_CPU = MemoryProfile(
 #: DeepSpeed's AutoTP leaves embeddings and routed experts whole on every rank, cuts the output head
 #: along its inputs (LmHeadLinearAllreduce), heads by those of keys and values and inner sizes in
 #: multiples of 64 (module_inject/tp_shard.py, get_shard_size; tp_grain_size). Run with 0.19.8: the
-#: parameters of six 4-layer toys on two ranks are what the estimate says, to the last one
+#: parameters of 4-layer toys on two ranks are what the estimate says, to the last one
 #: (tests/planning/test_deepspeed_shares.py). It unpacks what transformers unpacks. The cache is
 #: transformers' DynamicCache: no blocks, no windows. Stages are processes of MuAI's own, so only
 #: the layers limit their number.
@@ -139,6 +140,7 @@ TRANSFORMERS_CUDA = MemoryProfile(
     kv_cache=_DYNAMIC_CACHE,
     limits=_ONE_DEVICE,
     overhead=OverheadTerms(ffn_factor=3.0, runtime_bytes=_CUDA_RUNTIME_BYTES),
+    log_patterns=MEMORY_LINE_PATTERNS,
 )
 
 #: The process without a model takes 1 GiB at most: interpreter, torch, transformers.
@@ -149,6 +151,7 @@ TRANSFORMERS_CPU = MemoryProfile(
     overhead=OverheadTerms(
         batched_tokens=2048, ffn_factor=3.0, logit_tokens=16, runtime_bytes=_GIB
     ),
+    log_patterns=MEMORY_LINE_PATTERNS,
 )
 
 _PROFILES: dict[tuple[str, Platform], MemoryProfile] = {

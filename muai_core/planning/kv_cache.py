@@ -2,6 +2,7 @@
 
 Sources: vLLM v1/kv_cache_interface.py (AttentionSpec, MLAAttentionSpec, SlidingWindowSpec,
 MambaSpec) for paged caches; transformers' DynamicCache for the others, with blocks of one token.
+Both hold the latent vectors of MLA, not the keys and values that come out of them.
 """
 
 from fractions import Fraction
@@ -58,14 +59,14 @@ def rank_kv_cache(
     tokens = _Tokens(architecture, profile, context_tokens, concurrency)
     by_kind: dict[str, tuple[int, int]] = {}
     for kind in dict.fromkeys(architecture.layer_kinds):
-        if kind == "linear":
+        # One sequence's state, in layers that have one in place of keys and values or beside them.
+        state = 0
+        if kind == "linear" or (architecture.state_beside_attention and kind != "none"):
             state = ceil_div(architecture.linear_state_values, ranks) * ACTIVATION_BYTES[dtype]
-            by_kind[kind] = state * concurrency, 0
-            continue
         per_token = token_bytes(architecture, profile, kind, value_bytes, ranks)
         trimmed = kind == "sliding" and tokens.window is not None
         held = tokens.sliding if trimmed else tokens.full
-        by_kind[kind] = held * per_token, 0 if trimmed else per_token
+        by_kind[kind] = state * concurrency + held * per_token, 0 if trimmed else per_token
     shared = frozenset(architecture.kv_shared_layers)
     found = [
         (0, 0) if layer in shared else by_kind[kind]

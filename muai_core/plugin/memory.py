@@ -50,11 +50,11 @@ class ParallelismLimits(Struct, frozen=True, kw_only=True):
 class OverheadTerms(Struct, frozen=True, kw_only=True):
     """What a rank holds beside weights and KV cache. Calibrated by measured starts.
 
-    Peak of a forward pass, in bytes, over `batched_tokens` tokens T of b bytes per value: the larger
-    of T × (hidden_factor × hidden + ffn_factor × ffn / TP) × b and, in the stage that samples,
-    logit_tokens × vocabulary × 20: a float32, its sorted copy and index, and its probability.
-    In a mixture of experts, ffn is that of all experts that see one token, and each of them adds 1
-    to the hidden factor.
+    Peak of a forward pass, in bytes, over `batched_tokens` tokens T of b bytes per value: the
+    larger of T × (hidden_factor × hidden + ffn_factor × ffn / TP) × b and, in the stage that
+    samples, logit_tokens × vocabulary × 20: a float32, its sorted copy and index, and its
+    probability. In a mixture of experts, ffn is that of all experts that see one token, and each
+    of them adds 1 to the hidden factor.
     """
 
     #: Tokens in one forward pass at most.
