@@ -136,7 +136,8 @@ def needed_bytes(rank: MeasuredRank, start: MeasuredStart) -> int | None:
     if rank.held_bytes is not None:
         held_cache = _share(told.kv_cache_bytes, start, "kv_cache_bytes", predicted.kv_cache_bytes)
         found.append(rank.held_bytes - held_cache + predicted.kv_cache_bytes)
-    if (told.activation_bytes, told.graphs_bytes, told.runtime_bytes) != (None, None, None):
+    terms = (told.weights_bytes, told.activation_bytes, told.graphs_bytes, told.runtime_bytes)
+    if any(term is not None for term in terms):
         activation = _share(
             told.activation_bytes, start, "activation_bytes", predicted.activation_bytes
         )
@@ -145,7 +146,10 @@ def needed_bytes(rank: MeasuredRank, start: MeasuredStart) -> int | None:
             graphs = start.overhead.graph_bytes
         if runtime is None:
             runtime = overhead_bytes(start.overhead, start.kind) - start.overhead.graph_bytes
-        fixed = predicted.weights_bytes + predicted.kv_cache_bytes
+        weights = _share(told.weights_bytes, start, "weights_bytes", predicted.weights_bytes)
+        if weights <= (1 + TOLERANCE) * predicted.weights_bytes:
+            weights = predicted.weights_bytes
+        fixed = weights + predicted.kv_cache_bytes
         found.append(fixed + activation + graphs + runtime)
     return max(found, default=None)
 

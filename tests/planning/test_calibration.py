@@ -384,16 +384,19 @@ def test_notes_say_by_how_many_starts_what_was_corrected() -> None:
     assert held == (f"calibrated by 1 start of this model on {H100}: they held what was predicted",)
 
 
-def test_weights_and_cache_that_differ_are_told_and_not_corrected() -> None:
+def test_weights_and_cache_that_differ_are_told_and_what_is_missing_is_overhead() -> None:
     one = start(weights_bytes=17 * GIB, kv_cache_bytes=6 * GIB)
     answer = calibrated(MemoryProfile(overhead=BASE), by_device([one]))
-    assert answer.profile == MemoryProfile(overhead=BASE)
+    assert isinstance(answer.profile, MemoryProfile)
+    assert answer.profile.overhead.runtime_bytes == BASE.runtime_bytes + GIB + MARGIN_BYTES
     assert answer.notes[1:] == (
         "weights: 17.00 GiB measured, 16.00 GiB estimated (+6.2 %)",
         "KV cache: 6.00 GiB measured, 8.00 GiB planned (-25.0 %)",
     )
     close = start(weights_bytes=16 * GIB + GIB // 10, kv_cache_bytes=20 * GIB)
-    assert len(calibrated(MemoryProfile(overhead=BASE), by_device([close])).notes) == 1
+    answer = calibrated(MemoryProfile(overhead=BASE), by_device([close]))
+    assert answer.profile == MemoryProfile(overhead=BASE)
+    assert len(answer.notes) == 1
 
 
 def test_a_fingerprint_changes_with_what_changes_the_memory_only() -> None:

@@ -2,9 +2,22 @@
 
 import pytest
 import torch
+from muai_transformers.acceleration import PackedLinear
 from muai_transformers.memory import held_bytes
 from muai_transformers.model import LoadedModel
 from transformers import LlamaConfig, LlamaForCausalLM
+
+
+def test_weights_that_were_packed_for_the_cpu_count() -> None:
+    plain = torch.nn.Linear(256, 128, bias=False, dtype=torch.bfloat16)
+    network = torch.nn.Sequential(torch.nn.Embedding(128, 256, dtype=torch.bfloat16), plain)
+    before = held_bytes(network)["weights"]
+    assert before == 2 * 256 * 128 * 2
+    try:
+        packed = PackedLinear(plain)
+    except (AttributeError, RuntimeError):
+        pytest.skip("this torch build cannot pack linear weights")
+    assert held_bytes(torch.nn.Sequential(network[0], packed))["weights"] == before
 
 
 def test_the_tiny_model_holds_its_parameters_and_no_cache(tiny_model: LoadedModel) -> None:
