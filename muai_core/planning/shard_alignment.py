@@ -7,13 +7,14 @@ validate_fp8_block_shape and validate_fp8_block_shape_moe, kernels/linear/mixed_
 pads them (marlin_utils.py, marlin_padded_nk), as mxfp4 experts are.
 """
 
-import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from msgspec import Struct
 
-from muai_core.model.architecture import Architecture, Quantization
+from muai_core.model.architecture import Architecture, ModelError, Quantization
 from muai_core.planning.formats import ceil_div
+from muai_core.planning.tensors_unquantized import UnquantizedModules
 from muai_core.plugin.memory import MemoryProfile
 
 
@@ -22,10 +23,9 @@ class _Part(Struct, frozen=True):
 
     what: str
     size: int
-    #: Of a module that has it, in layer 0.
+    #: Of a module that has it, in a layer in the middle: the first and the last are often left as
+    #: they were.
     module: str
-    #: What an engine cannot cut through even where nothing is packed.
-    unit: int = 1
 
 
 def alignment_refusals(
@@ -37,7 +37,6 @@ def alignment_refusals(
         quantization = None
     is_mxfp4 = quantization is not None and quantization.method == "mxfp4"
     for part in _parts(architecture, profile):
-        share = part.size / ranks
         if is_mxfp4 and part.module.endswith("experts"):
             continue
         if not profile.limits.heads_must_divide:
@@ -46,28 +45,34 @@ def alignment_refusals(
             yield f"the model's {part.what} is {part.size}; sizes that divide it"
             continue
         unit = _unit(quantization, part.module)
-        if unit > 1 and (part.size // ranks) % unit:
+        share = part.size // ranks
+        if unit > 1 and share % unit:
             yield (
-                f"the model's {part.what} is {part.size}, {share:g} per rank, which cuts through "
+                f"the model's {part.what} is {part.size}, {share} per rank, which cuts through "
                 f"{_named(quantization)} of {unit}; possible"
             )
     yield from _head_refusals(architecture, profile, quantization, ranks)
 
 
 def _parts(architecture: Architecture, profile: MemoryProfile) -> Iterator[_Part]:
+    layer = _middle_layer(architecture)
     has_dense = architecture.layer_count > len(architecture.expert_layers)
     if has_dense and architecture.intermediate_size:
         size = architecture.intermediate_size
-        yield _Part("feed-forward size", size, "model.layers.0.mlp.down_proj")
+        yield _Part("feed-forward size", size, f"{layer}.mlp.down_proj")
     if not architecture.expert_layers:
         return
     if profile.sharding.experts == "tensor" and architecture.expert_intermediate_size:
         size = architecture.expert_intermediate_size
-        yield _Part("feed-forward size of an expert", size, "model.layers.0.mlp.experts")
+        yield _Part("feed-forward size of an expert", size, f"{layer}.mlp.experts")
     if architecture.shared_expert_intermediate_size:
         size = architecture.shared_expert_intermediate_size
-        module = "model.layers.0.mlp.shared_experts.down_proj"
+        module = f"{layer}.mlp.shared_experts.down_proj"
         yield _Part("feed-forward size of the shared expert", size, module)
+
+
+def _middle_layer(architecture: Architecture) -> str:
+    return f"model.layers.{architecture.layer_count // 2}"
 
 
 def _head_refusals(
@@ -82,7 +87,8 @@ def _head_refusals(
     heads, kv_heads = architecture.attention_heads, architecture.kv_heads
     if heads % ranks or not {"full", "sliding"}.intersection(architecture.layer_kinds):
         return
-    group = _unit(quantization, "model.layers.0.self_attn.o_proj")
+    layer = _middle_layer(architecture)
+    group = _unit(quantization, f"{layer}.self_attn.o_proj")
     inputs = heads // ranks * architecture.value_head_size
     if group > 1 and inputs % group:
         yield (
@@ -90,7 +96,7 @@ def _head_refusals(
             f"{_named(quantization)} of {group}; possible"
         )
     block = quantization.block_shape
-    module = "model.layers.0.self_attn.k_proj"
+    module = f"{layer}.self_attn.k_proj"
     if block is not None and not _is_unquantized(quantization, module):
         outputs = ceil_div(kv_heads, ranks) * architecture.key_head_size
         if outputs % block[0]:
@@ -118,17 +124,14 @@ def _named(quantization: Quantization | None) -> str:
 
 def _is_unquantized(quantization: Quantization, module: str) -> bool:
     """Whether the checkpoint leaves this module as it was."""
-    return any(_names(pattern, module) for pattern in quantization.unquantized)
+    modules = _unquantized(quantization.unquantized)
+    return modules is not None and module in modules
 
 
-def _names(pattern: str, module: str) -> bool:
-    if pattern.startswith("re:"):
-        expression = pattern[3:]
-        # A file must not be able to bring an expression that takes forever.
-        if len(re.findall(r"[*+{]", expression)) > 4 or re.search(r"\)[*+?{]", expression):
-            return False
-        try:
-            return re.match(expression, module) is not None
-        except re.error:
-            return False
-    return pattern == module or pattern in module.split(".") or module.endswith("." + pattern)
+@lru_cache(maxsize=64)  # asked for every part and size, and a checkpoint may list hundreds
+def _unquantized(entries: tuple[str, ...]) -> UnquantizedModules | None:
+    """None where the list cannot be read: then all is taken as quantised, which refuses more."""
+    try:
+        return UnquantizedModules(entries)
+    except ModelError:
+        return None
