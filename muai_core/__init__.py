@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from muai_core.model.placement import Placement, Refusal, Unplaceable
     from muai_core.model.requests import RequestRecord, TraceContext
     from muai_core.model_files import describe_model
+    from muai_core.planning.balanced import Balanced
     from muai_core.planning.engine_profiles import engine_profile
     from muai_core.planning.partition import best_partition
     from muai_core.plugin.allocation import AllocationStrategy
@@ -77,6 +78,7 @@ _HOMES = {
     "muai_core.model.objective": ("link_score", "plan_value", "replica_value", "stage_score"),
     "muai_core.model.placement": ("Placement", "Refusal", "Unplaceable"),
     "muai_core.model.requests": ("RequestRecord", "TraceContext"),
+    "muai_core.planning.balanced": ("Balanced",),
     "muai_core.planning.engine_profiles": ("engine_profile",),
     "muai_core.planning.partition": ("best_partition",),
     "muai_core.model_files": ("describe_model",),
@@ -106,6 +108,7 @@ __all__ = [
     "Affinity",
     "AllocationStrategy",
     "Architecture",
+    "Balanced",
     "Complaint",
     "Deployment",
     "Device",
