@@ -122,6 +122,13 @@ def get_devices(state_dir: Path) -> Answer:
     return answer
 
 
+def get_snapshot(state_dir: Path) -> Answer:
+    """The running controller's whole state, and its pid. It holds the engines' options."""
+    answer = ask(state_dir, "GET", "/v1/snapshot")
+    _expect_ok(answer)
+    return answer
+
+
 def post_reinstate(state_dir: Path, device: str) -> dict[str, Any]:
     """Tell the running controller that a device is fit again; the device as it was until now.
 

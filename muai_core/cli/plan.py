@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from muai_core.runtime.dry_run import DryRun
 
 EXIT_UNPLACED = 1
+#: With --diff: something would change.
+EXIT_CHANGED = 4
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -57,6 +59,11 @@ def devices_option(function: CommandT) -> CommandT:
     help="What if it died: a UUID or its beginning, box/gpu3, 3, or a whole node. Repeatable: all "
     "at once.",
 )
+@click.option(
+    "--diff",
+    is_flag=True,
+    help="Show what FILE would change in the running controller; exits with 4 if anything.",
+)
 @state_dir_option
 @json_option
 def command(
@@ -65,6 +72,7 @@ def command(
     strategy: str | None,
     specs: tuple[str, ...],
     lost: tuple[str, ...],
+    diff: bool,
     state_dir: Path,
     as_json: bool,
 ) -> None:
@@ -74,11 +82,42 @@ def command(
     for foreign; with --devices it looks at none. Exits with status 1 when a replica finds no
     devices.
     """
+    if strategy is not None:
+        settings = (*settings, f"allocation.strategy={strategy}")
+    if diff:
+        if specs or lost:
+            raise click.UsageError(
+                "--diff is about the devices of the running controller as they are"
+            )
+        _diff(file, settings, state_dir, as_json)
+        return
+    _plan(file, settings, specs, lost, state_dir, as_json)
+
+
+def _diff(file: str, settings: tuple[str, ...], state_dir: Path, as_json: bool) -> None:
+    from muai_core.cli.plan_diff import diff_of, print_diff
+
+    view = diff_of(file, settings, state_dir, as_json)
+    if as_json:
+        print_json(view)
+    else:
+        print_diff(view)
+    if not view["changed"]:
+        sys.exit(0)
+    sys.exit(EXIT_UNPLACED if view["unplaced"] else EXIT_CHANGED)
+
+
+def _plan(
+    file: str,
+    settings: tuple[str, ...],
+    specs: tuple[str, ...],
+    lost: tuple[str, ...],
+    state_dir: Path,
+    as_json: bool,
+) -> None:
     from muai_core.runtime.plan import plan_view
     from muai_core.runtime.what_if import lose
 
-    if strategy is not None:
-        settings = (*settings, f"allocation.strategy={strategy}")
     result = dry_run_or_exit(file, settings, as_json, specs, state_dir)
     try:
         question = lose(result, lost) if lost else None

@@ -4,6 +4,7 @@
 | --- | --- |
 | `GET /v1/status` | 200, the status view |
 | `GET /v1/devices` | 200, the devices, their links and sources |
+| `GET /v1/snapshot` | 200, the control plane's whole state, with the engines' options |
 | `GET /v1/explain/{model}` | 200, the explanation; 404 names the models that exist |
 | `POST /v1/reinstate` `{"device": str}` | 202, the device; 404 or 409 when it is not clear |
 | `POST /v1/stop` `{"now": bool}` | 202, `{"stopping": true}` |
@@ -51,11 +52,13 @@ class ControlApi:
         stop: Callable[[bool], None],
         devices: Callable[[], Mapping[str, Any]],
         reinstate: Callable[[str], None],
+        snapshot: Callable[[], bytes],
     ) -> None:
         """`explain` gets a model's name and answers None for one that does not exist.
 
         `stop` gets whether to stop now instead of draining first, and returns at once; `reinstate`
-        likewise gets the UUID of a device that exists. `devices` answers a `devices_report`.
+        likewise gets the UUID of a device that exists. `devices` answers a `devices_report`,
+        `snapshot` the plane's state as JSON.
         """
         self._state_dir = state_dir
         self._status = status
@@ -63,6 +66,7 @@ class ControlApi:
         self._stop = stop
         self._devices = devices
         self._reinstate = reinstate
+        self._snapshot = snapshot
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
 
@@ -71,6 +75,7 @@ class ControlApi:
         app = web.Application(middlewares=[_errors_as_json], client_max_size=_BODY_MAX_BYTES)
         app.router.add_get("/v1/status", self._get_status)
         app.router.add_get("/v1/devices", self._get_devices)
+        app.router.add_get("/v1/snapshot", self._get_snapshot)
         app.router.add_get("/v1/explain/{model:.+}", self._get_explanation)
         app.router.add_post("/v1/reinstate", self._post_reinstate)
         app.router.add_post("/v1/stop", self._post_stop)
@@ -105,6 +110,9 @@ class ControlApi:
 
     async def _get_devices(self, _: web.Request) -> web.Response:
         return _answer(200, self._devices())
+
+    async def _get_snapshot(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._snapshot(), content_type="application/json")
 
     async def _get_explanation(self, request: web.Request) -> web.Response:
         model = request.match_info["model"]

@@ -196,6 +196,7 @@ class Controller:
                 self._stop_as_asked,
                 devices=self._devices,
                 reinstate=self._reinstate,
+                snapshot=self.plane.snapshot,
             )
             with using(self._instance.state_dir):
                 await api.start()

@@ -7,8 +7,8 @@ from muai_core.control.lifecycle import HOLDS_DEVICES
 from muai_core.control.state import DeviceRecord, Replica, State
 from muai_core.model.deployment import Deployment
 from muai_core.model.fleet import DeviceView
-from muai_core.model.placement import Placement, Refusal
-from muai_core.runtime.device_views import View, identity, refusal_words, sources_view
+from muai_core.model.placement import Placement
+from muai_core.runtime.device_views import View, identity, sources_view
 from muai_core.runtime.dry_run import DryRun
 from muai_core.runtime.memory_views import (
     claims_by_kind,
@@ -17,7 +17,7 @@ from muai_core.runtime.memory_views import (
     tokens_that_fit,
 )
 from muai_core.runtime.status import choices_view, replicas_of
-from muai_core.runtime.waiting import reason_of
+from muai_core.runtime.unplaced import unplaced_views
 from muai_core.runtime.what_if import WhatIf, what_if_view
 
 
@@ -38,12 +38,7 @@ def plan_view(result: DryRun, question: WhatIf | None = None) -> View:
             for name, deployment in state.deployments.items()
         },
         "devices": devices_after(state),
-        "unplaced": [
-            view
-            for name in state.deployments
-            for replica in replicas_of(state, name)
-            if (view := _unplaced_view(state, replica)) is not None
-        ],
+        "unplaced": unplaced_views(state),
         "what_if": None if question is None else what_if_view(state, question),
         "device_sources": sources_view(state, result.now_s),
         "events_rejected": dict(state.rejected),
@@ -151,27 +146,3 @@ def _foreign_bytes(record: DeviceRecord) -> int | None:
     if reading.memory_foreign_bytes is None and reading.memory_used_bytes is None:
         return None
     return record.foreign_bytes
-
-
-def _unplaced_view(state: State, replica: Replica) -> View | None:
-    if replica.state in HOLDS_DEVICES:
-        return None
-    blocked = replica.blocked
-    return {
-        "model": replica.deployment,
-        "replica": replica.id,
-        "reason": reason_of(state, replica),
-        "summary": blocked.summary if blocked else replica.state.value,
-        "refusals": [_refusal_view(state, refusal) for refusal in blocked.refusals]
-        if blocked
-        else [],
-    }
-
-
-def _refusal_view(state: State, refusal: Refusal) -> View:
-    """Why one device was refused; without a device it is about the whole fleet."""
-    return {
-        "device": refusal.device,
-        "filter": refusal.filter,
-        "message": refusal_words(state, refusal),
-    }

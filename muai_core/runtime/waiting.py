@@ -6,7 +6,6 @@ from typing import Literal, cast
 from muai_core.control.fleet import fleet_of
 from muai_core.control.state import Replica, State
 from muai_core.model.fleet import DeviceView
-from muai_core.planning.filters import FILTERS
 
 #: `platform`, `affinity`, `health`, `memory`: what refused too many devices. `capacity`: they would
 #: do, but others' claims leave too little. `shape`: no node has as many devices as any shape needs.
@@ -14,6 +13,8 @@ from muai_core.planning.filters import FILTERS
 Reason = Literal[
     "platform", "affinity", "health", "memory", "capacity", "shape", "strategy", "recovery"
 ]
+#: The filters of a device, in their order.
+_FILTERS = ("platform", "affinity", "health", "memory")
 _STRATEGY = "allocation strategy "
 
 
@@ -32,7 +33,7 @@ def reason_of(state: State, replica: Replica) -> Reason:
     need = min(shape.device_count for shape in deployment.shapes)
     refused = {one.device: one.filter for one in blocked.refusals if one.device is not None}
     devices = fleet_of(state).devices
-    for name in reversed(FILTERS):
+    for name in reversed(_FILTERS):
         left = [view for view in devices if _reaches(refused.get(view.uuid), name)]
         if name in refused.values() and _most_on_a_node(left) >= need:
             return cast(Reason, name)
@@ -41,8 +42,7 @@ def reason_of(state: State, replica: Replica) -> Reason:
 
 def _reaches(refused_by: str | None, name: str) -> bool:
     """Whether a device passes every filter that stands before this one."""
-    order = list(FILTERS)
-    return refused_by not in order[: order.index(name)]
+    return refused_by not in _FILTERS[: _FILTERS.index(name)]
 
 
 def _most_on_a_node(devices: Iterable[DeviceView]) -> int:

@@ -50,6 +50,7 @@ class FakeController:
             self.stops.append,
             devices=self.devices,
             reinstate=self.reinstated.append,
+            snapshot=lambda: b'{"now_s":1.5}',
         )
 
 
