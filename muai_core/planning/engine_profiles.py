@@ -67,7 +67,8 @@ VLLM_CUDA = MemoryProfile(
 #: On CPUs: blocks of 32 tokens (v1/attention/backends/cpu_attn.py), 2048 batched tokens and 128
 #: sequences for each rank (engine/arg_utils.py), planned for two ranks; no graphs; workers share
 #: memory. Resident, beside weights and a cache of 1 or of 3 GiB (0.32, SmolLM2-135M, eager, two
-#: cores): worker 0.84 GiB, engine core 0.64, API server 0.71. Pipeline stages start and then fail at the first request.
+#: cores): worker 0.84 GiB, engine core 0.64, API server 0.71. Pipeline stages
+#: start and then fail at the first request.
 VLLM_CPU = MemoryProfile(
     sharding=_VLLM_SHARDING,
     kv_cache=KvCacheLayout(

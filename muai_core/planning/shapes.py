@@ -77,7 +77,10 @@ def _reasons(architecture: Architecture, profile: MemoryProfile, size: int) -> I
         if heads % size:
             yield f"the model has {heads} attention heads; sizes that divide them"
         if kv_heads % size and size % kv_heads:
-            yield f"the model has {kv_heads} KV heads; sizes that divide them or are a multiple"
+            yield (
+                f"the model has {kv_heads} KV heads; "
+                "sizes that divide them or are a multiple of them"
+            )
     sharding = profile.sharding
     if "vocabulary" in (sharding.embedding, sharding.output_head):
         multiple = sharding.vocabulary_multiple
