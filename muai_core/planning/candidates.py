@@ -6,7 +6,7 @@ from math import comb
 from typing import NamedTuple
 
 from muai_core.planning.board import Node
-from muai_core.planning.needs import ShapeNeed
+from muai_core.planning.needs import Fit, ShapeNeed
 from muai_core.planning.styles import Score, Style
 from muai_core.planning.topology import Stages
 
@@ -88,8 +88,13 @@ def every_on(
         kinds.setdefault((role, node.state(place)), []).append(place)
     for chosen in _sets(list(kinds.values()), need.devices):
         found = best_on(node, need, chosen, style)
-        if found is not None:
-            yield found
+        if found is None:
+            continue
+        yield found
+        if need.staged:
+            free = [min(node.free[place] for place in stage) for stage in found.stages]
+            for fit in need.fits(free)[1:]:
+                yield _with_fit(node, need, found.stages, fit, style)
 
 
 def _sets(kinds: list[list[int]], size: int) -> Iterator[list[int]]:
@@ -114,14 +119,16 @@ def _form(node: Node, ordered: Sequence[int], need: ShapeNeed) -> Stages:
 
 def _scored(node: Node, need: ShapeNeed, stages: Stages, style: Style) -> Candidate | None:
     free = node.free
+    fit = need.fit([min(free[place] for place in stage) for stage in stages])
+    return None if fit is None else _with_fit(node, need, stages, fit, style)
+
+
+def _with_fit(node: Node, need: ShapeNeed, stages: Stages, fit: Fit, style: Style) -> Candidate:
+    order, layers, each = fit
+    stages = tuple(stages[place] for place in order)
     if need.whole:
-        layers, claims = need.even, tuple(free[place] for stage in stages for place in stage)
+        claims = tuple(node.free[place] for stage in stages for place in stage)
     else:
-        fit = need.fit([min(free[place] for place in stage) for stage in stages])
-        if fit is None:
-            return None
-        order, layers, each = fit
-        stages = tuple(stages[place] for place in order)
         claims = tuple(claim for claim in each for _ in range(need.width))
     topology = 100 if need.width == 1 else node.layout.score(stages)
     places = [place for stage in stages for place in stage]

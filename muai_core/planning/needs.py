@@ -69,6 +69,18 @@ class ShapeNeed:
             self._fits[key] = self._cut(key)
         return self._fits[key]
 
+    def fits(self, free_bytes: Sequence[int]) -> list[Fit]:
+        """`fit`, and other cuts of the layers that leave room for other models elsewhere."""
+        best = self.fit(free_bytes)
+        found = [] if best is None else [best]
+        if self.staged and self.sharded is not None and sum(free_bytes) >= sum(self.even_bytes):
+            places = tuple(range(self.stages))
+            for layers in partition.other_partitions(self.sharded, free_bytes):
+                fit = (places, layers, partition.stage_bytes(self.sharded, layers))
+                if fit not in found:
+                    found.append(fit)
+        return found
+
     def _cut(self, free_bytes: tuple[int, ...]) -> Fit | None:
         assert self.sharded is not None
         # Whatever the cut, all stages together need the same.

@@ -210,14 +210,30 @@ def _best(cut: _Cut, above: int | None) -> tuple[int, ...] | None:
             low = middle
         else:
             high = middle - 1
-    return _most_even(cut, low)
+    return _near(cut, low, tuple(accumulate(even)))
 
 
-def _most_even(cut: _Cut, tokens: int) -> tuple[int, ...]:
-    """Of the cuts that let every stage hold `tokens`, one whose ends are near the even cut's."""
+def other_partitions(sharded: ShardedMemory, free_bytes: Sequence[int]) -> list[tuple[int, ...]]:
+    """The even cut and those with the most layers at the front or at the back, where they fit.
+
+    None holds more tokens than `best_partition`, but they leave room elsewhere for other models.
+    """
+    cut = _Cut(sharded, free_bytes)
+    if cut.stages > cut.layers or not cut.possible(0):
+        return []
+    wanted = (
+        tuple(accumulate(even_partition(cut.layers, cut.stages))),
+        (cut.layers,) * cut.stages,
+        (0,) * cut.stages,
+    )
+    return [_near(cut, 0, ends) for ends in wanted]
+
+
+def _near(cut: _Cut, tokens: int, wanted_ends: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the cuts that let every stage hold `tokens`, one whose ends are near these."""
     starts = cut.starts(tokens)
     partition, start = [], 0
-    for stage, wanted in enumerate(accumulate(even_partition(cut.layers, cut.stages))):
+    for stage, wanted in enumerate(wanted_ends):
         allowed = starts[stage + 1] & _bits(start + 1, cut.furthest(stage, start, tokens))
         ends = [stop for stop in range(start + 1, cut.layers + 1) if allowed >> stop & 1]
         stop = min(ends, key=lambda stop: (abs(stop - wanted), stop))

@@ -193,11 +193,16 @@ class Search:
 
     def _better(self, possible: list[int], plan: dict[int, Candidate]) -> dict[int, Candidate]:
         """When the hardest first does not serve all that could be served."""
-        for order in (list(reversed(possible)), sorted(possible)):
-            other = self._one_by_one(order)
-            if len(other) > len(plan):
-                plan = other
-        return Exact(self, possible, plan).solve() if self.exact else plan
+        easiest_first = self._one_by_one(list(reversed(possible)))
+        if len(easiest_first) > len(plan):
+            plan = easiest_first
+        if self.exact:
+            plan = Exact(self, possible, plan).solve()
+        if len(plan) < len(possible):
+            as_given = self._one_by_one(sorted(possible))
+            if len(as_given) > len(plan):
+                plan = as_given
+        return plan
 
     def _in_runs(self, places: Sequence[int]) -> list[int]:
         """The hardest first, those with equal needs next to each other."""
