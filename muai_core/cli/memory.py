@@ -41,11 +41,10 @@ _SIZE_MAX = 4096
 )
 @click.option(
     "--platform",
-    type=click.Choice(["cuda", "cpu"]),
-    default="cuda",
-    show_default=True,
+    type=click.Choice(get_args(Platform)),
     metavar="NAME",
-    help="The kind of device: cuda or cpu.",
+    help=f"The kind of device: {', '.join(get_args(Platform))}. Default: the one that the engine "
+    "runs on best.",
 )
 @click.option(
     "--tensor-parallel",
@@ -158,18 +157,21 @@ def _question(source: str, engine: str, options: dict[str, Any]) -> "MemoryQuest
     from muai_core.planning.engine_profiles import engine_profile, profiled_engines
     from muai_core.runtime.memory_report import MemoryQuestion
 
-    platform: Platform = options["platform"]
     installed = builtin.load().engines
-    if engine not in installed and engine not in profiled_engines(platform):
-        known = ", ".join(sorted({*installed, *profiled_engines(platform)}))
-        raise _Wrong("engine", f"{engine!r} is not known on {platform}; there are: {known}")
+    platform = _platform(options["platform"], installed.get(engine))
+    # What a plugin says of itself counts more than what MuAI knows of it.
+    usable = [name for name, one in installed.items() if platform in one.platforms]
+    known = sorted({*usable, *profiled_engines(platform)})
+    if engine not in known:
+        message = f"{engine!r} is not known on {platform}; there are: {', '.join(known)}"
+        raise _Wrong("engine", message)
     card = None if options["card"] is None else _card(options["card"])
     try:
         path = resolve_source(source, Path.cwd()).path
     except SourceError as error:
         raise _Wrong("", str(error)) from None
     model = describe_model(path)
-    deployment = _deployment(engine, path, options)
+    deployment = _deployment(engine, platform, path, options)
     own = _plugin_profile(installed.get(engine), deployment, model)
     profile = engine_profile(engine, platform) if own is None else own
     if profile is None:
@@ -195,6 +197,12 @@ def _question(source: str, engine: str, options: dict[str, Any]) -> "MemoryQuest
     )
 
 
+def _platform(wanted: Platform | None, engine: "Engine | None") -> Platform:
+    if wanted is not None:
+        return wanted
+    return "cuda" if engine is None else engine.platforms[0]
+
+
 def _card(name: str) -> Any:
     from muai_core.runtime.memory_report import Card
 
@@ -205,7 +213,9 @@ def _card(name: str) -> Any:
     return Card(found, CARDS[found].memory_usable_bytes)
 
 
-def _deployment(engine: str, path: Path, options: dict[str, Any]) -> "Deployment":
+def _deployment(
+    engine: str, platform: Platform, path: Path, options: dict[str, Any]
+) -> "Deployment":
     """The model as a config would name it, without engine options."""
     from muai_core.model.deployment import Deployment
 
@@ -214,7 +224,7 @@ def _deployment(engine: str, path: Path, options: dict[str, Any]) -> "Deployment
         name="model",
         source=str(path),
         engine=engine,
-        platforms=(options["platform"],),
+        platforms=(platform,),
         max_model_len=max(lengths) if lengths else None,
         dtype=options["dtype"],
         kv_cache_dtype=options["kv_cache_dtype"],

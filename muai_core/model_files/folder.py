@@ -22,6 +22,8 @@ _MODELOPT = "hf_quant_config.json"
 _INDEX_MAX_BYTES = 100_000_000
 _INDEX_MAX_ENTRIES = 2**20
 _MAX_FILES = 10_000
+#: As on every file system that models lie on.
+NAME_MAX = 255
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -108,7 +110,7 @@ def _indexed(folder: Path, weight_map: dict[str, str]) -> tuple[TensorInfo, ...]
     names = sorted(frozenset(weight_map.values()))
     for name in names:
         # No way out of the folder, and no name that would be a path.
-        if name in ("", ".", "..") or "/" in name or "\0" in name:
+        if name in ("", ".", "..") or "/" in name or "\0" in name or len(name) > NAME_MAX:
             raise ModelError(
                 f"{index}: weight_map names the file '{one_line(name, 80)}': allowed "
                 "are files beside the index"
