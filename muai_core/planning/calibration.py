@@ -12,14 +12,14 @@ Either way no rank of the newest starts would have needed more than is claimed f
 margin on top as far as the device has it; where a prediction held, no more than the prediction.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct, structs
 
 from muai_core.model.architecture import ModelDescription
 from muai_core.model.deployment import Deployment
 from muai_core.model.memory import RankMemory
-from muai_core.planning.measured import MeasuredRank, MeasuredStart, StartKind
+from muai_core.planning.measured import MeasuredRank, MeasuredStart, StartKind, ToldTerms
 from muai_core.planning.wording import gib
 from muai_core.plugin.memory import MemoryProfile, OverheadTerms
 
@@ -30,7 +30,7 @@ MARGIN_BYTES = 150 * 2**20
 AGREEING_STARTS = 3
 #: The peak of a forward pass is not scaled below this: logs round it to 0.01 GiB, or to nothing.
 LEAST_ACTIVATION_FACTOR = 0.01
-#: Weights and KV cache that differ by more than this from the estimate are told.
+#: What an engine told is as predicted when it differs by no more than this: logs round.
 TOLERANCE = 0.01
 
 
@@ -129,9 +129,10 @@ def needed_bytes(rank: MeasuredRank, start: MeasuredStart) -> int | None:
     The larger of what its device shows and of the sum of what the engine told, with the prediction
     in place of what it did not tell.
     """
-    predicted, told = rank.predicted, start.told
+    predicted = rank.predicted
     if predicted is None or start.overhead is None:
         return rank.held_bytes
+    told = _told(start, start.overhead)
     found = []
     if rank.held_bytes is not None:
         held_cache = _share(told.kv_cache_bytes, start, "kv_cache_bytes", predicted.kv_cache_bytes)
@@ -147,9 +148,7 @@ def needed_bytes(rank: MeasuredRank, start: MeasuredStart) -> int | None:
         if runtime is None:
             runtime = overhead_bytes(start.overhead, start.kind) - start.overhead.graph_bytes
         weights = _share(told.weights_bytes, start, "weights_bytes", predicted.weights_bytes)
-        if weights <= (1 + TOLERANCE) * predicted.weights_bytes:
-            weights = predicted.weights_bytes
-        fixed = weights + predicted.kv_cache_bytes
+        fixed = max(weights, predicted.weights_bytes) + predicted.kv_cache_bytes
         found.append(fixed + activation + graphs + runtime)
     return max(found, default=None)
 
@@ -192,7 +191,7 @@ def deviations(start: MeasuredStart) -> tuple[str, ...]:
 def _with_told(
     terms: OverheadTerms, starts: Sequence[MeasuredStart], agreeing: int
 ) -> OverheadTerms:
-    graphs = [one.told.graphs_bytes for one in starts if one.told.graphs_bytes is not None]
+    graphs = [found for _, one in _tellings(starts) if (found := one.graphs_bytes) is not None]
     factors = _activation_factors(starts)
     terms = structs.replace(
         terms,
@@ -218,17 +217,35 @@ def _with_told(
 
 def _activation_factors(starts: Iterable[MeasuredStart]) -> list[float]:
     """What the formula must be scaled by to give what was told."""
-    return [
-        max(
-            LEAST_ACTIVATION_FACTOR,
-            one.overhead.activation_factor * one.told.activation_bytes / predicted,
-        )
-        for one in starts
-        if one.overhead is not None
-        and one.overhead.activation_factor >= LEAST_ACTIVATION_FACTOR
-        and one.told.activation_bytes is not None
-        and (predicted := _most(one, "activation_bytes"))
-    ]
+    factors = []
+    for start, told in _tellings(starts):
+        used, predicted = start.overhead, _most(start, "activation_bytes")
+        if used is None or told.activation_bytes is None or not predicted:
+            continue
+        if used.activation_factor >= LEAST_ACTIVATION_FACTOR:
+            factor = used.activation_factor * (told.activation_bytes / predicted)
+            factors.append(max(LEAST_ACTIVATION_FACTOR, factor))
+    return factors
+
+
+def _tellings(starts: Iterable[MeasuredStart]) -> Iterator[tuple[MeasuredStart, ToldTerms]]:
+    for start in starts:
+        if start.overhead is not None:
+            yield start, _told(start, start.overhead)
+
+
+def _told(start: MeasuredStart, used: OverheadTerms) -> ToldTerms:
+    """What was told, and the prediction in place of what is close to it."""
+    told, of_ranks = start.told, ("weights_bytes", "kv_cache_bytes", "activation_bytes")
+    predicted = {field: _most(start, field) for field in of_ranks}
+    predicted["graphs_bytes"] = used.graph_bytes
+    predicted["runtime_bytes"] = overhead_bytes(used, start.kind) - used.graph_bytes
+    close = {
+        field: before
+        for field, before in predicted.items()
+        if (now := getattr(told, field)) is not None and abs(now - before) <= TOLERANCE * before
+    }
+    return structs.replace(told, **close)
 
 
 def _settled(before: float, told: Sequence[float], agreeing: int) -> float:
@@ -240,9 +257,9 @@ def _settled(before: float, told: Sequence[float], agreeing: int) -> float:
 
 def _runtimes(starts: Iterable[MeasuredStart], stage: tuple[bool, bool]) -> list[int]:
     return [
-        one.told.runtime_bytes
-        for one in starts
-        if one.told.runtime_bytes is not None and _stage(one) == stage
+        told.runtime_bytes
+        for one, told in _tellings(starts)
+        if told.runtime_bytes is not None and _stage(one) == stage
     ]
 
 

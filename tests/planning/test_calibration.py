@@ -188,6 +188,8 @@ def test_never_predicts_less_than_was_measured(
             # The device has no more; a rank that held more than that has shown otherwise.
             most = max(DEVICE_BYTES, rank.held_bytes or 0, rank.claimed_bytes)
             assert total(now, *shape) >= min(needed, most)
+            if rank.held_bytes is not None and one.told.kv_cache_bytes is None:
+                assert total(now, *shape) >= rank.held_bytes
 
 
 @settings(max_examples=200, deadline=None)
@@ -314,6 +316,19 @@ def test_the_activation_formula_is_scaled_to_what_was_told() -> None:
     now = correct(BASE, start(activation_bytes=twice))
     assert activation_bytes(now, 1) == pytest.approx(twice, abs=2)
     assert activation_bytes(now, 4) == pytest.approx(2 * activation_bytes(BASE, 4), abs=2)
+
+
+def test_what_a_log_rounds_is_as_predicted() -> None:
+    rank = predicted(BASE, 1, 1)
+    one = start(
+        (rank.total_bytes,),
+        weights_bytes=rank.weights_bytes + 5 * 2**20,
+        kv_cache_bytes=rank.kv_cache_bytes - 5 * 2**20,
+        activation_bytes=rank.activation_bytes + 5 * 2**20,
+        graphs_bytes=BASE.graph_bytes + 5 * 2**20,
+        runtime_bytes=BASE.runtime_bytes + 5 * 2**20,
+    )
+    assert correct(BASE, one) == BASE
 
 
 def test_what_ranks_of_a_stage_hold_for_each_other_is_communication() -> None:

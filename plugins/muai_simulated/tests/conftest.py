@@ -103,6 +103,14 @@ def free_port() -> int:
 
 
 @pytest.fixture
+def two_free_ports() -> list[int]:
+    with socket.socket() as first, socket.socket() as second:
+        for listener in (first, second):
+            listener.bind(("127.0.0.1", 0))
+        return [first.getsockname()[1], second.getsockname()[1]]
+
+
+@pytest.fixture
 def start(
     devices: SimulatedDevices, holdings_directory: Path, tmp_path: Path
 ) -> Iterator[Callable[..., Replica]]:
