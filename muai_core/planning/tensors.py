@@ -12,7 +12,8 @@ from muai_core.planning.tensors_experts import add_experts
 from muai_core.planning.tensors_layers import LayerTensors
 from muai_core.planning.tensors_settings import Facts
 from muai_core.planning.tensors_states import add_mamba2, add_state
-from muai_core.planning.tensors_styles import Style, style_of
+from muai_core.planning.tensors_style import Style
+from muai_core.planning.tensors_styles import style_of
 from muai_core.planning.tensors_table import TensorTable
 from muai_core.planning.tensors_towers import add_towers
 

@@ -2,7 +2,7 @@
 
 from muai_core.planning.formats import ceil_div
 from muai_core.planning.tensors_settings import Facts
-from muai_core.planning.tensors_styles import Style, Switch
+from muai_core.planning.tensors_style import Style, Switch
 from muai_core.planning.tensors_table import TensorTable
 
 
