@@ -88,6 +88,8 @@ def computed_dtype(model: ModelDescription, profile: MemoryProfile, dtype: str) 
     """What the engine makes of `dtype`, "auto" too. Raises ModelError for an unknown one."""
     if dtype != "auto":
         return activation_dtype(dtype)
+    if profile.auto_dtype is not None:
+        return activation_dtype(profile.auto_dtype)
     own = activation_dtype(model.architecture.dtype)
     if own == "float32" and profile.float32_becomes is not None:
         return profile.float32_becomes

@@ -2,17 +2,24 @@
 
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from muai_core import (
+    Architecture,
     Complaint,
     Deployment,
     Engine,
     LaunchRequest,
     LaunchSpec,
+    MemoryProfile,
     ModelDescription,
+    ModelError,
     Suitability,
+    describe_model,
+    engine_profile,
 )
-from muai_transformers.facts import ModelFacts, cpu_has_bfloat16, read_facts
-from muai_transformers.source import ModelSource, SourceError, find_source
+from muai_transformers.cpu import cpu_has_bfloat16
+from muai_transformers.source import SourceError, find_source
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -20,10 +27,11 @@ if TYPE_CHECKING:
     from muai_transformers.config import TransformersOptions
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 2**30
-#: The process without a model: interpreter, torch, transformers, and a prefill pass's tensors.
-RUNTIME_BYTES = GIB
 KV_CACHE_BYTES = GIB
+#: Endings of the class names of decoder-only language models.
+DECODERS = ("ForCausalLM", "LMHeadModel")
 
 
 class TransformersEngine(Engine):
@@ -40,11 +48,12 @@ class TransformersEngine(Engine):
     def suits(self, deployment: Deployment) -> Suitability:
         try:
             source = find_source(deployment.source)
-            facts = read_facts(source)
-        except (SourceError, OSError, ValueError) as error:
+            model = describe_model(source.gguf_path or source.folder)
+        except (SourceError, ModelError) as error:
             return Suitability(False, str(error))
-        if facts.unsupported:
-            return Suitability(False, f"{deployment.source} {facts.unsupported}")
+        unsupported = _unsupported(model.architecture)
+        if unsupported is not None:
+            return Suitability(False, f"{deployment.source} {unsupported}")
         kind = "GGUF file" if source.gguf_file else "Hugging Face folder"
         return Suitability(True, f"loads a {kind}")
 
@@ -60,18 +69,25 @@ class TransformersEngine(Engine):
         if deployment.dtype not in DTYPES:
             allowed = ", ".join(DTYPES)
             complaints.append(Complaint("dtype", f"{deployment.dtype}: allowed are {allowed}"))
-        context, wanted = _facts(deployment).context_tokens, deployment.max_model_len
+        model = _model(deployment)
+        context = model.architecture.context_tokens if model is not None else None
+        wanted = deployment.max_model_len
         if context is not None and wanted is not None and wanted > context:
             message = f"{wanted} is not possible: the model's context has {context} tokens"
             complaints.append(Complaint("max_model_len", message))
         return tuple(complaints)
 
-    def memory(self, deployment: Deployment, model: ModelDescription | None) -> int | None:
-        facts = _facts(deployment)
-        kv_cache_bytes = _kv_cache_bytes(deployment, facts)
-        if facts.parameters is None or kv_cache_bytes is None:
+    def memory(
+        self, deployment: Deployment, model: ModelDescription | None
+    ) -> MemoryProfile | None:
+        profile = engine_profile(self.name, deployment.platforms[0])
+        if profile is None or model is None:
             return None
-        return facts.parameters * _value_bytes(deployment) + kv_cache_bytes + RUNTIME_BYTES
+        return structs.replace(
+            profile,
+            kv_cache_bytes=_kv_cache_bytes(deployment, model),
+            auto_dtype=_auto_dtype(deployment),
+        )
 
     def launch(self, request: LaunchRequest) -> LaunchSpec:
         deployment, options = request.deployment, _options(request.deployment)
@@ -80,7 +96,7 @@ class TransformersEngine(Engine):
         argv += ["--host", request.host, "--port", str(request.port), "--dtype", deployment.dtype]
         argv += ["--device", "cuda" if request.devices[0].platform == "cuda" else "cpu"]
         argv += ["--max-num-seqs", str(options.max_num_seqs)]
-        kv_cache_bytes = _kv_cache_bytes(deployment, _facts(deployment))
+        kv_cache_bytes = _kv_cache_bytes(deployment, _model(deployment))
         for flag, value in (
             ("--max-model-len", deployment.max_model_len),
             ("--kv-cache-bytes", kv_cache_bytes),
@@ -108,34 +124,43 @@ def _options(deployment: Deployment) -> "TransformersOptions":
     return TransformersOptions.model_validate(deployment.engine_options)
 
 
-def _source(deployment: Deployment) -> ModelSource | None:
+def _model(deployment: Deployment) -> ModelDescription | None:
     try:
-        return find_source(deployment.source)
-    except SourceError:
+        source = find_source(deployment.source)
+        return describe_model(source.gguf_path or source.folder)
+    except (SourceError, ModelError):
         return None  # `suits` reports it
 
 
-def _facts(deployment: Deployment) -> ModelFacts:
-    source = _source(deployment)
-    try:
-        return read_facts(source) if source is not None else ModelFacts()
-    except (OSError, ValueError):
-        return ModelFacts()  # `suits` reports it
+def _unsupported(architecture: Architecture) -> str | None:
+    """Why this engine cannot serve the model at all."""
+    names = architecture.class_names
+    if names and not any(name.endswith(DECODERS) for name in names):
+        return f"is {', '.join(names)}, which is not a decoder-only language model"
+    if not {"linear", "none"}.isdisjoint(architecture.layer_kinds):
+        return "has layers without attention, which this engine cannot batch"
+    return None
 
 
-def _value_bytes(deployment: Deployment) -> int:
-    """Bytes of one weight, or of one key or value, in memory."""
-    if deployment.dtype == "auto":
-        return 2 if deployment.platforms[0] == "cuda" or cpu_has_bfloat16() else 4
-    return 4 if deployment.dtype == "float32" else 2
+def _auto_dtype(deployment: Deployment) -> str:
+    """What the worker makes of `dtype: auto`: on some GPUs float16, which is as large."""
+    on_gpu = deployment.platforms[0] == "cuda"
+    return "bfloat16" if on_gpu or cpu_has_bfloat16() else "float32"
 
 
-def _kv_cache_bytes(deployment: Deployment, facts: ModelFacts) -> int | None:
+def _kv_cache_bytes(deployment: Deployment, model: ModelDescription | None) -> int | None:
+    """Room for all running requests; None: as much as they turn out to need."""
     options = _options(deployment)
     if options.kv_cache_gib is not None:
         return int(options.kv_cache_gib * GIB)
-    context_tokens = deployment.max_model_len or facts.context_tokens
-    if context_tokens is None or facts.kv_values_per_token is None:
+    if model is None:
         return None
-    context_bytes = context_tokens * facts.kv_values_per_token * _value_bytes(deployment)
+    architecture = model.architecture
+    context_tokens = deployment.max_model_len or architecture.context_tokens
+    if context_tokens is None:
+        return None
+    dtype = _auto_dtype(deployment) if deployment.dtype == "auto" else deployment.dtype
+    layers = architecture.layer_count - len(architecture.kv_shared_layers)
+    values = architecture.kv_heads * (architecture.key_head_size + architecture.value_head_size)
+    context_bytes = context_tokens * layers * values * VALUE_BYTES[dtype]
     return min(options.max_num_seqs * context_bytes, max(KV_CACHE_BYTES, context_bytes))

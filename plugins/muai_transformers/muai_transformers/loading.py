@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from muai_transformers.acceleration import accelerate
-from muai_transformers.facts import cpu_has_bfloat16
+from muai_transformers.cpu import cpu_has_bfloat16
 from muai_transformers.model import LoadedModel
 from muai_transformers.source import ModelSource
 

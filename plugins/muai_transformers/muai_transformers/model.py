@@ -6,8 +6,9 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from muai_transformers.facts import BATCHABLE_LAYERS
 from muai_transformers.slots import Batch, Shape, SlotCache
+
+BATCHABLE_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
 class UnsupportedModelError(Exception):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from muai_transformers.config import TransformersOptions
-from muai_transformers.engine import GIB, RUNTIME_BYTES, TransformersEngine
-from muai_transformers.facts import cpu_has_bfloat16, read_facts
+from muai_transformers.cpu import cpu_has_bfloat16
+from muai_transformers.engine import GIB, TransformersEngine
 from muai_transformers.source import SourceError, find_source
 from pydantic import ValidationError
 
-from muai_core import Deployment, Device, LaunchRequest
+from muai_core import Deployment, Device, LaunchRequest, MemoryProfile, describe_model
+from muai_core.planning.estimate import EstimateRequest, memory_needs
 
 ENGINE = TransformersEngine()
 CPU = Device(
@@ -31,8 +32,8 @@ def deployment(source: str | Path, **fields: object) -> Deployment:
     return Deployment(source=str(source), **known)
 
 
-def gguf_bytes(tensors: int = 1, version: int = 3) -> bytes:
-    """A GGUF header with a vocabulary to skip and one 3 x 5 tensor."""
+def gguf_bytes() -> bytes:
+    """A GGUF file with a vocabulary to skip and the keys of two layers."""
     import struct
 
     def string(text: str) -> bytes:
@@ -48,29 +49,13 @@ def gguf_bytes(tensors: int = 1, version: int = 3) -> bytes:
         string("tokens") + struct.pack("<IIQ", 9, 8, 2) + string("a") + string("bc"),
         string("scores") + struct.pack("<IIQ2f", 9, 6, 2, 0.0, 1.0),
     ]
-    infos = [string("w") + struct.pack("<I2QIQ", 2, 3, 5, 0, 0)] * tensors
-    head = b"GGUF" + struct.pack("<IQQ", version, len(infos), len(pairs))
-    return head + b"".join(pairs) + b"".join(infos)
-
-
-def test_facts_of_a_folder_are_the_models(tiny_folder: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    facts = read_facts(find_source(str(tiny_folder)))
-    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
-    assert facts.parameters == model.num_parameters()
-    assert facts.context_tokens == 512
-    assert facts.kv_values_per_token == 2 * 2 * 2 * 16
-
-
-def test_facts_of_a_gguf_file(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(gguf_bytes())
-    facts = read_facts(find_source(str(path)))
-    assert facts.parameters == 15
-    assert facts.context_tokens == 2048
-    assert facts.kv_values_per_token == 2 * 2 * (16 + 16)
-    assert find_source(str(tmp_path)).gguf_file == "model.gguf"
+    names = ("token_embd.weight", "blk.0.attn_k.weight", "blk.1.attn_k.weight")
+    infos = [
+        string(name) + struct.pack("<I2QIQ", 2, 64, 32, 0, place * 64 * 32 * 4)
+        for place, name in enumerate(names)
+    ]
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(pairs)) + b"".join(pairs + infos)
+    return head + bytes(-len(head) % 32) + bytes(len(infos) * 64 * 32 * 4)
 
 
 @pytest.mark.parametrize("size", [0, 3, 4, 20, 30, 150, 200])
@@ -97,10 +82,20 @@ def test_sources_that_are_not_there() -> None:
         assert words in ENGINE.suits(deployment(source)).reason
 
 
+def test_whole_gguf_files_suit(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(gguf_bytes())
+    for source in (tmp_path, tmp_path / "model.gguf"):
+        assert ENGINE.suits(deployment(source)).suitable
+
+
 def test_other_kinds_of_model_do_not_suit(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9}
+    sizes["intermediate_size"] = 16
+    linear = {"layer_types": ["linear_attention"], **sizes}
     for config, words in (
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
-        ({"architectures": ["XForCausalLM"], "layer_types": ["linear_attention"]}, "linear"),
+        ({"architectures": ["LlavaForConditionalGeneration"], **sizes}, "not a decoder-only"),
+        ({"architectures": ["LlamaForCausalLM"], **linear}, "without attention"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config))
         answer = ENGINE.suits(deployment(tmp_path))
@@ -125,14 +120,30 @@ def test_all_complaints_at_once(tiny_folder: Path) -> None:
 
 
 def test_memory_is_weights_and_cache(tiny_folder: Path) -> None:
-    facts = read_facts(find_source(str(tiny_folder)))
-    assert facts.parameters is not None
+    from transformers import AutoModelForCausalLM
+
+    model = describe_model(tiny_folder)
+    parameters = AutoModelForCausalLM.from_pretrained(tiny_folder).num_parameters()
     full_bytes = 16 * 512 * 128 * 4
-    got = ENGINE.memory(deployment(tiny_folder, dtype="float32"), None)
-    assert got == facts.parameters * 4 + full_bytes + RUNTIME_BYTES
-    options = {"kv_cache_gib": 2.0}
-    got = ENGINE.memory(deployment(tiny_folder, dtype="float16", engine_options=options), None)
-    assert got == facts.parameters * 2 + 2 * GIB + RUNTIME_BYTES
+    for dtype, value_bytes, options, cache_bytes in (
+        ("float32", 4, {}, full_bytes),
+        ("float16", 2, {"kv_cache_gib": 2.0}, 2 * GIB),
+        ("auto", 2 if cpu_has_bfloat16() else 4, {"kv_cache_gib": 2.0}, 2 * GIB),
+    ):
+        wish = deployment(tiny_folder, dtype=dtype, engine_options=options)
+        profile = ENGINE.memory(wish, model)
+        assert isinstance(profile, MemoryProfile)
+        needs = memory_needs(model, profile, EstimateRequest(dtype=dtype))
+        (shape,) = needs.shapes
+        assert shape.device_count == 1
+        (rank,) = needs.ranks(shape, (2,))
+        assert rank.weights_bytes == parameters * value_bytes
+        assert rank.kv_cache_bytes == cache_bytes
+        assert rank.overhead_bytes >= GIB
+
+
+def test_memory_of_no_model_file_is_unknown(tmp_path: Path) -> None:
+    assert ENGINE.memory(deployment(tmp_path), None) is None
 
 
 def test_launch_names_everything(tiny_folder: Path) -> None:
