@@ -124,7 +124,7 @@ def total(terms: OverheadTerms, tensor: int = 1, stages: int = 1) -> int:
 
 # --- laws -----------------------------------------------------------------------------------------
 
-amounts = st.integers(0, 70 * GIB)
+amounts = st.integers(0, DEVICE_BYTES)
 small = st.integers(0, 6 * GIB)
 shapes = st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2)])
 terms_strategy = st.builds(
@@ -279,6 +279,12 @@ def test_one_start_that_held_more_raises_the_claim_by_the_excess_and_a_margin() 
     now = correct(BASE, start((total(BASE) + excess,)))
     assert total(now) == total(BASE) + excess + MARGIN_BYTES
     assert now.runtime_bytes == BASE.runtime_bytes + excess + MARGIN_BYTES
+
+
+def test_the_margin_ends_where_the_device_ends() -> None:
+    assert total(correct(BASE, start((DEVICE_BYTES - 1,)))) == DEVICE_BYTES
+    # With the cache that is still to come it would be more than the device has.
+    assert total(correct(BASE, start((DEVICE_BYTES - 1,), kv_cache_bytes=0))) == DEVICE_BYTES
 
 
 def test_a_start_that_held_less_changes_nothing() -> None:
