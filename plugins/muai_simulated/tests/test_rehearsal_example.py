@@ -22,7 +22,7 @@ def test_the_example_fits_its_box_and_leaves_one_gpu(monkeypatch: pytest.MonkeyP
         indices = [index_of[uuid] for uuid in replica.placement.devices]
         placed.setdefault(replica.deployment, []).append(indices)
     assert placed == {
-        "llama-70b": [[0, 1, 2, 3]],
-        "qwen-32b": [[4, 5]],
+        "llama-70b": [[2, 3, 4, 5]],
+        "qwen-32b": [[0, 1]],
         "llama-8b": [[7], [7]],
     }
