@@ -9,6 +9,8 @@ from muai_core.cli.wording import memory, shape, text
 View = dict[str, Any]
 
 _PARTS = ("weights", "kv_cache", "activation", "overhead")
+#: More is told in MiB or GiB.
+_KIB_MAX = 10_000
 _PART_HEADINGS = ["weights", "kv cache", "activation", "overhead"]
 
 
@@ -89,7 +91,7 @@ def _layers(model: View) -> str:
 
 
 def _kib(size_bytes: int) -> str:
-    return f"{size_bytes / 1024:.4g} KiB"
+    return f"{size_bytes / 1024:.4g} KiB" if size_bytes < _KIB_MAX * 1024 else memory(size_bytes)
 
 
 def _print_shapes(view: View, shapes: list[View]) -> None:
