@@ -27,7 +27,7 @@ _HIDDEN_KEYS = ("hidden_size", "n_embd", "d_model", "n_embed")
 _HEADS_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
 _KV_HEADS_KEYS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 _HEAD_SIZE_KEYS = ("head_dim", "kv_channels", "attention_head_dim")
-_FEED_FORWARD_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+_FEED_FORWARD_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "dff")
 # ChatGLM's vocab_size counts tokens; its embeddings have padded_vocab_size rows.
 _VOCABULARY_KEYS = ("padded_vocab_size", "vocab_size")
 _CONTEXT_KEYS = (

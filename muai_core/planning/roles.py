@@ -208,7 +208,7 @@ _ATTENTION: dict[str, RoleKind] = {
         ),
         "mla_down",
     ),
-    **dict.fromkeys(_names("q_b_proj kv_b_proj k_b_proj wq_b wkv_b"), "mla_up"),
+    **dict.fromkeys(_names("q_b_proj kv_b_proj k_b_proj v_b_proj wq_b wkv_b"), "mla_up"),
 }
 
 #: Of a layer of constant state, whatever its block is called.
