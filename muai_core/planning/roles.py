@@ -299,7 +299,7 @@ def _parted(components: list[str]) -> tuple[list[str], Part]:
         part = _PART_OF_LEAF[components[-1]]
         return components[:end], part
     last = components[-1]
-    if last in _SCALARS or last in _ROUTERS or last in _LINEAR or last in _ATTENTION:
+    if last in _SCALARS | _BUFFERS or last in _ROUTERS or last in _LINEAR or last in _ATTENTION:
         return components, "bias" if last.endswith("_bias") else "weight"
     for ending, part in _PART_OF_ENDING:
         if last.endswith(ending):

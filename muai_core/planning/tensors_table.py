@@ -45,12 +45,12 @@ class TensorTable:
 
     def linears(self, modules: list[str], outputs: int, inputs: int) -> None:
         """Many alike, such as one of each expert: quantised if the first one is."""
-        self._check(len(modules))
         pack = self._pack if self.is_quantized(modules[0]) else self._plain
         pieces = [
             (ending, dtype, shape, prod(shape) * STORED_BITS[dtype] // 8)
             for ending, dtype, shape in pack(outputs, inputs)
         ]
+        self._check(len(modules) * len(pieces))
         for module in modules:
             for ending, dtype, shape, size in pieces:
                 self.tensors.append(TensorInfo(module + ending, dtype, shape, size))
