@@ -10,6 +10,7 @@ from muai_core.cli.output import json_option, paragraph, print_json, print_table
 from muai_core.cli.state_directory import state_dir_option
 from muai_core.cli.verdicts import print_verdicts
 from muai_core.cli.wording import device_ranges, duration, memory, shape
+from muai_core.runtime.memory_views import KINDS
 
 
 class UnknownModel(click.ClickException):
@@ -78,19 +79,65 @@ def print_explanation(view: dict[str, Any]) -> None:
     ready = "" if view["planned"] else f": {view['state']}, {view['ready']} of {view['desired']} up"
     paragraph(f"{view['model']}{ready}")
     paragraph(f"source {view['source']}")
-    need_bytes = view["memory_bytes_per_device"]
-    need = "whole devices" if need_bytes is None else f"{memory(need_bytes)} of each device"
-    sizes = shape(view["tensor_parallel_size"], view["pipeline_parallel_size"])
-    paragraph(f"{sizes}, needs {need}, placed by strategy {view['strategy']}")
+    paragraph(f"{_shape(view)}, needs {_need(view)}, placed by strategy {view['strategy']}")
     paragraph()
     rows = [
         [choice["engine"], "chosen" if choice["chosen"] else "not chosen", choice["reason"]]
         for choice in view["engines"]
     ]
     print_table(["engine", "verdict", "because"], rows)
+    _print_shapes(view)
     for replica in view["replicas"]:
         paragraph()
         _print_replica(replica, view["planned"])
+
+
+def _shape(view: dict[str, Any]) -> str:
+    """Of the first replica that holds devices, else the preferred one."""
+    for replica in view["replicas"]:
+        if replica["devices"]:
+            return shape(len(replica["devices"][0]), len(replica["devices"]))
+    return shape(view["tensor_parallel_size"], view["pipeline_parallel_size"])
+
+
+def _need(view: dict[str, Any]) -> str:
+    need_bytes = view["memory_bytes_per_device"]
+    if need_bytes is not None:
+        return f"{memory(need_bytes)} of each device"
+    for replica in view["replicas"]:
+        if replica["ranks"]:
+            most = memory(max(rank["total_bytes"] for rank in replica["ranks"]))
+            return f"up to {most} of each device"
+    return "whole devices"
+
+
+def _print_shapes(view: dict[str, Any]) -> None:
+    """The other shapes, and what would have to move for a model that waits."""
+    from muai_core.cli.plan_report import ALTERNATIVE_HEADINGS, alternative_rows, print_moves
+
+    found = view["alternatives"] or ()
+    if len(found) > 1:
+        paragraph()
+        print_table(
+            ALTERNATIVE_HEADINGS, list(alternative_rows(found)), right="per rank, all ranks"
+        )
+    if view["proposed_moves"]:
+        considered = view["replicas"][0]["considered"]
+        devices = {one["device"]["uuid"]: one["device"] for one in considered if one["device"]}
+        paragraph()
+        print_moves(view["model"], view["proposed_moves"], devices)
+
+
+def _print_ranks(replica: dict[str, Any]) -> None:
+    from muai_core.cli.plan_report import stages_of
+
+    rows = [
+        [stage, str(rank["layers"]), *(memory(rank[kind]) for kind in (*KINDS, "total_bytes"))]
+        for stage, rank in stages_of(replica["ranks"])
+    ]
+    if rows:
+        headings = ["stage", "layers", *KINDS.values(), "total"]
+        print_table(headings, rows, right=", ".join(headings[1:]))
 
 
 def _print_replica(replica: dict[str, Any], planned: bool) -> None:
@@ -110,6 +157,7 @@ def _print_replica(replica: dict[str, Any], planned: bool) -> None:
         paragraph(f"last failure {ago} ago, epoch {failure['epoch']}: {failure['cause']}")
         for line in failure["log_tail"].splitlines():
             paragraph(f"    {line}")
+    _print_ranks(replica)
     print_verdicts(replica["considered"])
 
 

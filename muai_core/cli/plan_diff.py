@@ -8,6 +8,7 @@ import click
 
 from muai_core.cli.configured import load_or_exit, report_and_exit
 from muai_core.cli.output import UNKNOWN, note, paragraph, print_table
+from muai_core.cli.plan_report import print_moves
 from muai_core.cli.verdicts import print_verdicts
 from muai_core.cli.wording import counted, device_ranges, text
 
@@ -98,6 +99,9 @@ def print_diff(view: View) -> None:
             {**one, "verdict": "refused", "device": view["devices"].get(one["device"])}
             for one in unplaced["refusals"]
         )
+        paragraph()
+    for name, moves in view["proposed_moves"].items():
+        print_moves(name, moves, view["devices"])
         paragraph()
     paragraph(_summary(view))
 

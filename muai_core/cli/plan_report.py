@@ -1,6 +1,6 @@
 """A plan for people: the models, what their ranks hold, where the replicas go, and the devices."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from muai_core.cli.output import UNKNOWN, note, paragraph, print_table
@@ -28,6 +28,7 @@ def print_plan(view: View) -> None:
         paragraph()
         print_bars(view["devices"], names)
         paragraph(legend(names, view["devices"]))
+    _print_alternatives(view)
     _print_unplaced(view)
     paragraph()
     paragraph(_summary(view))
@@ -62,7 +63,7 @@ def _print_ranks(view: View) -> None:
     """By kind, stage by stage: of the first replica of each model whose memory was estimated."""
     rows = []
     for name, model in view["models"].items():
-        for stage, rank in _stages(model):
+        for stage, rank in stages_of(model["ranks"]):
             rows.append(
                 [
                     name,
@@ -79,10 +80,10 @@ def _print_ranks(view: View) -> None:
         print_table(headings, rows, right=", ".join(["layers", *KINDS.values(), "total"]))
 
 
-def _stages(model: View) -> Iterator[tuple[str, View]]:
+def stages_of(ranks: Sequence[View]) -> Iterator[tuple[str, View]]:
     """The ranks of a stage are alike; stages that are alike stand together."""
     runs: list[list[View]] = []
-    for rank in model["ranks"]:
+    for rank in ranks:
         kinds = [*KINDS, "layers"]
         if runs and all(runs[-1][-1][kind] == rank[kind] for kind in kinds):
             runs[-1].append(rank)
@@ -124,6 +125,57 @@ def _print_replicas(view: View) -> None:
             )
     headings = ["replica", "shape", "devices by stage", "claims", "why these devices"]
     print_table(headings, rows, right="claims")
+
+
+def _print_alternatives(view: View) -> None:
+    """The runner-up shapes of each model that has a choice: the few that tell most."""
+    rows = [
+        [name, *row]
+        for name, model in view["models"].items()
+        for row in alternative_rows(_runners_up(model["alternatives"] or ()))
+    ]
+    if rows:
+        paragraph()
+        print_table(["model", *ALTERNATIVE_HEADINGS], rows, right="per rank, all ranks")
+
+
+def _runners_up(found: Sequence[View]) -> list[View]:
+    """Those that would be preferred to the chosen one, and the next that fit."""
+    place = next((i for i, one in enumerate(found) if one["verdict"] == "chosen"), 0)
+    fits = [one for one in found[place + 1 :] if one["verdict"] == "fits"]
+    return [*found[:place][-_RUNNERS_UP:], *fits[:_RUNNERS_UP]]
+
+
+_RUNNERS_UP = 3
+ALTERNATIVE_HEADINGS = ("other shape", "verdict", "per rank", "all ranks", "because")
+
+
+def alternative_rows(found: Sequence[View]) -> Iterator[list[str]]:
+    """The cells of those that were not chosen."""
+    for one in found:
+        if one["verdict"] != "chosen":
+            yield [
+                shape(one["tensor_parallel_size"], one["pipeline_parallel_size"]),
+                one["verdict"],
+                memory(one["rank_bytes"]),
+                memory(one["total_bytes"]),
+                text(one["reason"]),
+            ]
+
+
+def print_moves(waiting: str, moves: Sequence[View], devices: Mapping[str, View]) -> None:
+    """What would serve the waiting model; nothing of it is done."""
+    paragraph(f"{waiting} would be served if these moved:")
+    rows = [
+        [
+            one["replica"],
+            _where(one["before"], devices),
+            _where(one["after"], devices),
+            memory(one["moved_bytes"]),
+        ]
+        for one in moves
+    ]
+    print_table(["replica", "from", "to", "claims"], rows, right="claims")
 
 
 def _print_unplaced(view: View) -> None:

@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import structs
-
 from muai_core.control.fleet import fleet_of
 from muai_core.control.lifecycle import HOLDS_DEVICES
 from muai_core.control.routes import routes_of
@@ -13,8 +11,12 @@ from muai_core.model.deployment import Deployment
 from muai_core.model.fleet import Fleet, PlacementRequest
 from muai_core.model.placement import Refusal
 from muai_core.planning.filters import eligible
+from muai_core.runtime.alternatives import alternatives, proposed_moves
 from muai_core.runtime.device_views import View, identity, refusal_words
+from muai_core.runtime.memory_views import ranks_view
+from muai_core.runtime.replica_fleet import claims_of, fleet_without
 from muai_core.runtime.status import choices_view, model_facts, replica_view, replicas_of
+from muai_core.runtime.waiting import reason_of
 
 if TYPE_CHECKING:
     from muai_core.runtime.resolution import EngineChoice
@@ -50,6 +52,8 @@ def explain_view(
         **model_facts(deployment),
         "strategy": state.settings.strategy,
         "engines": choices_view(choices),
+        "alternatives": alternatives(state, model),
+        "proposed_moves": proposed_moves(state, model),
         "replicas": [_replica(state, deployment, replica, now_s) for replica in replicas],
     }
 
@@ -60,14 +64,16 @@ def _replica(state: State, deployment: Deployment, replica: Replica, now_s: floa
         view["last_failure"]["log_tail"] = replica.loss.log_tail
     holds = replica.placement is not None and replica.state in HOLDS_DEVICES
     view["placement_reason"] = replica.placement.reason if holds and replica.placement else None
+    view["reason"] = None if claims_of(replica) else reason_of(state, replica)
+    view["ranks"] = ranks_view(deployment, replica.placement if holds else None)
     view["considered"] = list(_considered(state, deployment, replica))
     return view
 
 
 def _considered(state: State, deployment: Deployment, replica: Replica) -> Iterator[View]:
     """Every device with its verdict, in fleet order; then what is about the fleet as a whole."""
-    claims = _claims(replica)
-    fleet = _without_claims_of(replica, fleet_of(state))
+    claims = claims_of(replica)
+    fleet = fleet_without(replica, fleet_of(state))
     refused, of_fleet = _refusals(deployment, replica, fleet)
     for view in fleet.devices:
         if view.uuid in claims:
@@ -99,12 +105,6 @@ def _verdict(
     }
 
 
-def _claims(replica: Replica) -> dict[str, int]:
-    if replica.placement is None or replica.state not in HOLDS_DEVICES:
-        return {}
-    return dict(zip(replica.placement.devices, replica.placement.claims, strict=True))
-
-
 def _refusals(
     deployment: Deployment, replica: Replica, fleet: Fleet
 ) -> tuple[dict[str, Refusal], list[Refusal]]:
@@ -115,19 +115,3 @@ def _refusals(
         told = eligible(PlacementRequest(replica_id=replica.id, deployment=deployment), fleet)[1]
     by_device = {refusal.device: refusal for refusal in told if refusal.device is not None}
     return by_device, [refusal for refusal in told if refusal.device is None]
-
-
-def _without_claims_of(replica: Replica, fleet: Fleet) -> Fleet:
-    """The fleet as it would be if the replica held nothing."""
-    claims = _claims(replica)
-    devices = tuple(
-        structs.replace(
-            view,
-            claimed_bytes=view.claimed_bytes - claims[view.uuid],
-            claimants=tuple(name for name in view.claimants if name != replica.id),
-        )
-        if view.uuid in claims
-        else view
-        for view in fleet.devices
-    )
-    return structs.replace(fleet, devices=devices)

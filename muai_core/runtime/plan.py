@@ -8,6 +8,7 @@ from muai_core.control.state import DeviceRecord, Replica, State
 from muai_core.model.deployment import Deployment
 from muai_core.model.fleet import DeviceView
 from muai_core.model.placement import Placement
+from muai_core.runtime.alternatives import alternatives
 from muai_core.runtime.device_views import View, identity, sources_view
 from muai_core.runtime.dry_run import DryRun
 from muai_core.runtime.memory_views import (
@@ -71,6 +72,7 @@ def _model_view(state: State, deployment: Deployment, devices: dict[str, DeviceV
         "ranks": ranks_view(deployment, None) if first is None else first["ranks"],
         "placement": [one["stages"] for one in placed],
         "placed": placed,
+        "alternatives": alternatives(state, deployment.name),
         "reasons": reasons,
     }
 

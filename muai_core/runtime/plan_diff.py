@@ -12,6 +12,7 @@ from muai_core.control.plane import ControlPlane
 from muai_core.control.state import ControlSettings, Replica, State
 from muai_core.model.deployment import Deployment
 from muai_core.model.placement import Placement
+from muai_core.runtime.alternatives import proposed_moves
 from muai_core.runtime.device_views import View, identity
 from muai_core.runtime.observation import without_self_tests
 from muai_core.runtime.resolution import GIB, Resolved
@@ -88,6 +89,11 @@ def diff_view(found: Difference) -> View:
         "models": models,
         "devices": {uuid: identity(record.device) for uuid, record in after.devices.items()},
         "unplaced": unplaced_views(after),
+        "proposed_moves": {
+            name: moves
+            for name in dict.fromkeys(one["model"] for one in unplaced_views(after))
+            if (moves := proposed_moves(after, name))
+        },
     }
 
 

@@ -78,6 +78,7 @@ def test_the_json_of_plan_is_documented(plan_json: Any) -> None:
     assert_documented("plan", plan)
     assert_documented("plan.models.NAME", plan["models"]["chat"])
     assert_documented("plan.devices.UUID", next(iter(plan["devices"].values())))
+    assert_documented("plan.models.NAME.alternatives[]", plan["models"]["chat"]["alternatives"][0])
     assert_documented("plan.unplaced[]", plan["unplaced"][0])
 
 
@@ -92,6 +93,15 @@ def test_the_json_of_memory_is_documented(muai_json: Any) -> None:
     assert_documented("memory.shapes[].contexts[]", shape["contexts"][0])
     for key in told["terms"]:
         assert f"`{key}`" in section("memory")
+
+
+def test_the_json_of_a_what_if_is_documented(muai_json: Any, fleet_config: Any) -> None:
+    answer = muai_json("plan", fleet_config(PLAN), "--without", "gpu0")
+    assert_documented("plan", answer)
+    assert_documented("plan.what_if", answer["what_if"])
+    model = answer["what_if"]["models"]["chat"]
+    for key in {**model, **model["replicas"][0]}:
+        assert f"`{key}`" in section("plan")
 
 
 def test_the_json_of_explain_is_documented(explain_json: Any) -> None:

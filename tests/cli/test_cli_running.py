@@ -197,7 +197,10 @@ def test_a_waiting_model_is_explained_device_by_device(running: Controller) -> N
     told = json.loads(running.muai("explain", "wide", "--json").stdout)
     assert told["planned"] is False
     (replica,) = told["replicas"]
-    assert len(replica["considered"]) == 4
+    assert [one["device"] is None for one in replica["considered"]] == [False] * 4 + [True]
+    assert replica["reason"] == "shape"
+    assert [one["verdict"] for one in told["alternatives"]] == ["refused"]
+    assert told["proposed_moves"] == []
     assert {one["verdict"] for one in replica["considered"]} == {"eligible"}
 
 
