@@ -261,6 +261,9 @@ _MLP: dict[str, RoleKind] = {
     "down": "mlp_down",
 }
 
+#: Components that are names of tensors in full, whatever they end with.
+_WHOLE_NAMES = (_SCALARS, _BUFFERS, _ROUTERS, _LINEAR, _ATTENTION)
+
 
 def role_of(name: str, layer_count: int | None = None) -> Role:
     """What the tensor of this name is for; never raises, an unknown name is `other`.
@@ -299,7 +302,7 @@ def _parted(components: list[str]) -> tuple[list[str], Part]:
         part = _PART_OF_LEAF[components[-1]]
         return components[:end], part
     last = components[-1]
-    if last in _SCALARS | _BUFFERS or last in _ROUTERS or last in _LINEAR or last in _ATTENTION:
+    if any(last in names for names in _WHOLE_NAMES):
         return components, "bias" if last.endswith("_bias") else "weight"
     for ending, part in _PART_OF_ENDING:
         if last.endswith(ending):
