@@ -253,12 +253,9 @@ def _terms(question: MemoryQuestion) -> View:
     origin += ", from its plugin" if question.profile_origin == "plugin" else ", built into MuAI"
     if question.calibration:
         origin += "; corrected by measured starts: " + "; ".join(question.calibration)
-    kv_cache = f"exact, in blocks of {profile.kv_cache.block_tokens} tokens"
-    if len(set(question.model.architecture.layer_kinds)) > 1:
-        kv_cache += "; engines may pad where layers of several kinds share blocks"
     return {
         "weights": f"{_ORIGINS[question.model.origin]}; cut as engine {engine} does",
-        "kv_cache": kv_cache,
+        "kv_cache": _kv_cache_term(question),
         "activation": f"{origin}; for {overhead.batched_tokens} tokens in one pass",
         "overhead": (
             f"{origin}; runtime {gib(overhead.runtime_bytes)}, graphs {gib(overhead.graph_bytes)}, "
@@ -266,6 +263,20 @@ def _terms(question: MemoryQuestion) -> View:
             f"{gib(overhead.pipeline_communication_bytes)} between stages"
         ),
     }
+
+
+def _kv_cache_term(question: MemoryQuestion) -> str:
+    profile = question.profile
+    if profile.kv_cache_bytes is not None:
+        fixed = gib(profile.kv_cache_bytes)
+        return (
+            f"engine {question.engine} takes {fixed}, whatever the context; bytes per token exact"
+        )
+    block_tokens = profile.kv_cache.block_tokens
+    term = "exact" if block_tokens == 1 else f"exact, in blocks of {block_tokens} tokens"
+    if len(frozenset(question.model.architecture.layer_kinds)) > 1:
+        term += "; engines may pad where layers of several kinds share blocks"
+    return term
 
 
 def _model_view(model: ModelDescription) -> View:
