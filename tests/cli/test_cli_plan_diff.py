@@ -184,6 +184,26 @@ def test_what_would_find_no_devices_is_told_with_status_1(running: Controller) -
     assert verdicts(view)["small.0"] == "stays"
 
 
+def test_the_move_that_would_serve_a_waiting_model_is_proposed(running: Controller) -> None:
+    """Free are 80 GiB of one GPU and 70 of another; what holds 10 GiB there could go elsewhere."""
+    before = running.placed()
+    config = running.config + (
+        "  big:\n    source: simulated:big\n    engine: simulated\n    tensor_parallel_size: 2\n"
+        "    engine_options: {memory_gib: 75}\n"
+    )
+    status, out = running.diff("--json", config=config)
+    view = json.loads(out)
+    assert (status, view["unplaced"][0]["reason"]) == (1, "capacity")
+    (move,) = view["proposed_moves"]["big"]
+    assert move["replica"] == "small.0"
+    (source,), (target,) = move["before"][0], move["after"][0]
+    assert source != target
+    assert move["moved_bytes"] == 10 * 2**30
+    _, out = running.diff(config=config)
+    assert "big would be served if these moved:" in out
+    assert running.placed() == before
+
+
 def test_settings_that_differ_are_told(running: Controller) -> None:
     arguments = ("--set", "devices.memory_reserve_gib=2", "--strategy", "packed")
     status, out = running.diff("--json", *arguments)

@@ -201,7 +201,9 @@ def test_a_waiting_model_is_explained_device_by_device(running: Controller) -> N
     assert replica["reason"] == "shape"
     assert [one["verdict"] for one in told["alternatives"]] == ["refused"]
     assert told["proposed_moves"] == []
-    assert {one["verdict"] for one in replica["considered"]} == {"eligible"}
+    *devices, of_fleet = replica["considered"]
+    assert {one["verdict"] for one in devices} == {"eligible"}
+    assert (of_fleet["verdict"], of_fleet["filter"]) == ("refused", "shape")
 
 
 def test_an_unknown_model_is_told_which_there_are(running: Controller) -> None:
