@@ -72,8 +72,11 @@ def _why_chosen(own: Candidate) -> str:
 
 def _why_not_chosen(search: Search, own: Candidate, chosen: Candidate) -> str:
     more = own.need.devices - chosen.need.devices
-    if more:
+    if more > 0:
         return f"fits, but takes {_devices(more)} more"
+    seams = own.need.stages - chosen.need.stages
+    if own.need.shape.cost > chosen.need.shape.cost:
+        return f"fits, but has {seams} stage(s) more than {chosen.need.shape}"
     item = search.items[0]
     siblings = search.siblings(item, own.node) - search.siblings(item, chosen.node)
     if siblings > 0:
