@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ModelError,
         Quantization,
         TensorInfo,
+        UnknownFamily,
     )
     from muai_core.model.deployment import Affinity, Deployment
     from muai_core.model.device import (
@@ -59,6 +60,7 @@ _HOMES = {
         "ModelError",
         "Quantization",
         "TensorInfo",
+        "UnknownFamily",
     ),
     "muai_core.model.deployment": ("Affinity", "Deployment"),
     "muai_core.model.device": (
@@ -157,6 +159,7 @@ __all__ = [
     "Suitability",
     "TensorInfo",
     "TraceContext",
+    "UnknownFamily",
     "Unplaceable",
     "__version__",
     "best_partition",

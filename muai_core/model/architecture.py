@@ -110,3 +110,7 @@ class ModelDescription(Struct, frozen=True, kw_only=True):
 
 class ModelError(ValueError):
     """The files do not describe a model that can be understood; one line says where and what."""
+
+
+class UnknownFamily(ModelError):
+    """A model of a family that MuAI does not know: an engine may, but its memory cannot be told."""

@@ -49,7 +49,7 @@ def describe_config(path: Path) -> ModelDescription:
     try:
         tensors = tensors_of(architecture)
     except ModelError as error:
-        raise ModelError(f"{shown_path(path)}: {error}") from None
+        raise type(error)(f"{shown_path(path)}: {error}") from None
     return ModelDescription(architecture=architecture, tensors=tensors, origin="config")
 
 
@@ -70,7 +70,7 @@ def _architecture(path: Path) -> Architecture:
     try:
         return architecture_of(config)
     except ModelError as error:
-        raise ModelError(f"{shown_path(path)}: {error}") from None
+        raise type(error)(f"{shown_path(path)}: {error}") from None
 
 
 def _read_config(file: OpenFile) -> dict[str, Any]:

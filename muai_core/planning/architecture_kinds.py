@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from muai_core.model.architecture import ModelError
+from muai_core.model.architecture import ModelError, UnknownFamily
 from muai_core.planning.architecture_families import is_known_family, nearest_family
 from muai_core.planning.architecture_values import ConfigValues, shown
 
@@ -79,7 +79,10 @@ def check_generates(config: Mapping[str, Any]) -> None:
 
 
 def check_family(config: Mapping[str, Any], text_type: str) -> None:
-    """Raises ModelError for a family that is not known; `text_type` is the language model's."""
+    """Raises UnknownFamily for one that is not known, and ModelError if none is named.
+
+    `text_type` is the language model's.
+    """
     values = ConfigValues(config)
     model_type = values.word("model_type")
     names = values.words("architectures") or ()
@@ -93,7 +96,7 @@ def check_family(config: Mapping[str, Any], text_type: str) -> None:
     which = f"model_type is {shown(model_type)}"
     if names:
         which = f"architectures is {shown(names[0])} and {which}"
-    raise ModelError(
+    raise UnknownFamily(
         f"{which}, an unknown architecture: allowed are the families that vLLM or transformers "
         f"know{meant}"
     )

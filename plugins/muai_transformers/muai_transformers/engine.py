@@ -15,6 +15,7 @@ from muai_core import (
     ModelDescription,
     ModelError,
     Suitability,
+    UnknownFamily,
     describe_model,
     engine_profile,
 )
@@ -49,6 +50,9 @@ class TransformersEngine(Engine):
         try:
             source = find_source(deployment.source)
             model = describe_model(source.gguf_path or source.folder)
+        except UnknownFamily as error:
+            # Code that the model brings along may know it.
+            return Suitability(_options(deployment).trust_remote_code, str(error))
         except (SourceError, ModelError) as error:
             return Suitability(False, str(error))
         unsupported = _unsupported(model.architecture)
@@ -163,4 +167,5 @@ def _kv_cache_bytes(deployment: Deployment, model: ModelDescription | None) -> i
     layers = architecture.layer_count - len(architecture.kv_shared_layers)
     values = architecture.kv_heads * (architecture.key_head_size + architecture.value_head_size)
     context_bytes = context_tokens * layers * values * VALUE_BYTES[dtype]
-    return min(options.max_num_seqs * context_bytes, max(KV_CACHE_BYTES, context_bytes))
+    wanted_bytes = deployment.concurrency * context_bytes
+    return max(wanted_bytes, min(options.max_num_seqs * context_bytes, KV_CACHE_BYTES))

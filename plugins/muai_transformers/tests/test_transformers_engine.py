@@ -190,3 +190,26 @@ def test_hooks_are_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_family_is_served_only_with_code_of_its_own(tiny_folder: Path) -> None:
+    config = json.loads((tiny_folder / "config.json").read_text())
+    config |= {"model_type": "brandnew", "architectures": ["BrandNewForCausalLM"]}
+    (tiny_folder / "config.json").write_text(json.dumps(config))
+    refused = ENGINE.suits(deployment(tiny_folder))
+    assert (refused.suitable, "unknown architecture" in refused.reason) == (False, True)
+    trusted = {"trust_remote_code": True}
+    assert ENGINE.suits(deployment(tiny_folder, engine_options=trusted)).suitable
+
+
+def test_more_concurrency_is_more_cache(tiny_folder: Path) -> None:
+    model = describe_model(tiny_folder)
+
+    def cache_bytes(concurrency: int) -> int:
+        wish = deployment(tiny_folder, max_model_len=2**20, concurrency=concurrency)
+        profile = ENGINE.memory(wish, model)
+        assert isinstance(profile, MemoryProfile)
+        assert profile.kv_cache_bytes is not None
+        return profile.kv_cache_bytes
+
+    assert cache_bytes(40) == 40 * cache_bytes(20) // 20
