@@ -18,6 +18,7 @@ NOTATION = (
     "or name an inventory file"
 )
 
+_LONGEST = 4000
 _NODE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 _NAMED = re.compile(rf"(?:({_NODE_NAME})=)?(.+)")
 _GROUP = re.compile(r"(?:(\d{1,9})[x*])?(?:(\d{1,9})[x*])?([A-Za-z][\w-]*)")
@@ -69,6 +70,8 @@ class Box(Struct, frozen=True, kw_only=True):
 def parse_spec(text: str) -> Box:
     """`[NODE=][BOXESx]COUNTxCARD[,COUNTxCARD]...` as boxes. Raises FleetError."""
     match = _NAMED.fullmatch(text.strip())
+    if len(text) > _LONGEST:
+        raise FleetError(f"{text[:40]!r} and so on is too long; {NOTATION}")
     if match is None:
         raise FleetError(f"{text!r} names no devices; {NOTATION}")
     name, rest = match.groups()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from msgspec import structs
 
+from muai_core.config.sources import is_file, resolve_path
 from muai_core.model.device import Device, DeviceLink, DeviceReading, Inventory
 from muai_core.runtime.fleet_spec import MOST_GPUS, Box, FleetError, parse_spec
 from muai_core.runtime.imagined_devices import inventory_of
@@ -28,7 +29,7 @@ def read_hardware(texts: Iterable[str], stdin: Callable[[int], bytes]) -> Invent
         if text == STDIN:
             content = parse_inventory(_decoded(stdin(FILE_BYTES_MAX + 1)), "standard input")
         elif _is_file(text):
-            content = read_inventory(Path(text).expanduser(), text)
+            content = read_inventory(resolve_path(text, Path.cwd()), text)
         else:
             boxes.append(parse_spec(text))
             continue
@@ -48,7 +49,7 @@ def read_hardware(texts: Iterable[str], stdin: Callable[[int], bytes]) -> Invent
 
 
 def _is_file(text: str) -> bool:
-    return "/" in text or text.lower().endswith(_SUFFIXES) or Path(text).is_file()
+    return "/" in text or text.lower().endswith(_SUFFIXES) or is_file(Path(text))
 
 
 def _decoded(data: bytes) -> str:

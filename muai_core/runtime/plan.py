@@ -21,6 +21,9 @@ from muai_core.runtime.status import choices_view, replicas_of
 from muai_core.runtime.unplaced import unplaced_views
 from muai_core.runtime.what_if import WhatIf, what_if_view
 
+#: Shapes are compared up to this many devices times models: about a second.
+_MOST_COMPARED = 16_384
+
 
 def plan_view(result: DryRun, question: WhatIf | None = None) -> View:
     """What is placed where and why, what is left of each device, and what found no place.
@@ -72,7 +75,9 @@ def _model_view(state: State, deployment: Deployment, devices: dict[str, DeviceV
         "ranks": ranks_view(deployment, None) if first is None else first["ranks"],
         "placement": [one["stages"] for one in placed],
         "placed": placed,
-        "alternatives": alternatives(state, deployment.name),
+        "alternatives": alternatives(state, deployment.name)
+        if len(devices) * len(state.deployments) <= _MOST_COMPARED
+        else None,
         "reasons": reasons,
     }
 
