@@ -192,14 +192,16 @@ def test_hooks_are_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_an_unknown_family_is_served_only_with_code_of_its_own(tiny_folder: Path) -> None:
+def test_an_unknown_family_is_served_only_with_code_of_its_own(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     config = json.loads((tiny_folder / "config.json").read_text())
     config |= {"model_type": "brandnew", "architectures": ["BrandNewForCausalLM"]}
-    (tiny_folder / "config.json").write_text(json.dumps(config))
-    refused = ENGINE.suits(deployment(tiny_folder))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refused = ENGINE.suits(deployment(tmp_path))
     assert (refused.suitable, "unknown architecture" in refused.reason) == (False, True)
     trusted = {"trust_remote_code": True}
-    assert ENGINE.suits(deployment(tiny_folder, engine_options=trusted)).suitable
+    assert ENGINE.suits(deployment(tmp_path, engine_options=trusted)).suitable
 
 
 def test_more_concurrency_is_more_cache(tiny_folder: Path) -> None:
