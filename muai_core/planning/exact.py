@@ -11,8 +11,9 @@ from itertools import accumulate, groupby
 from muai_core.planning.candidates import Candidate
 from muai_core.planning.search import Search
 
-#: Replicas placed on trial: some tenths of a second at most.
+#: Replicas placed on trial, and candidates worked out for them: tenths of a second at most.
 _TRIALS_MAX = 1500
+_CANDIDATES_MAX = 6000
 
 
 class _OutOfTrials(Exception):
@@ -38,6 +39,7 @@ class Exact:
         self._plan: dict[int, Candidate] = {}
         self._failed: set[tuple[object, ...]] = set()
         self._trials = 0
+        self._made_max = search.made + _CANDIDATES_MAX
         self._hardest_wait = True
         self._bounds = [
             self._prefix_sums([p for run in self._runs[start:] for p in run])
@@ -101,7 +103,7 @@ class Exact:
         item = search.items[place]
         for candidate in search.candidates(item):
             self._trials += 1
-            if self._trials > _TRIALS_MAX:
+            if self._trials > _TRIALS_MAX or search.made > self._made_max:
                 raise _OutOfTrials
             search.take(item, candidate)
             self._plan[place] = candidate

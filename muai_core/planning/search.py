@@ -70,6 +70,8 @@ class Search:
             self.board.devices() <= _EXACT_DEVICES_MAX and len(requests) <= _EXACT_REPLICAS_MAX
         )
         self._lists: dict[object, list[Candidate]] = {}
+        #: Candidates worked out so far: the measure of effort.
+        self.made = 0
         self._too_few: dict[int, str] = {}
 
     # --- one replica ----------------------------------------------------------------------------
@@ -155,6 +157,7 @@ class Search:
                 for need in group
                 for candidate in every_on(node, need, admitted, self.style)
             ]
+            self.made += len(known)
         return known
 
     def score(self, item: Item, candidate: Candidate) -> Score:
