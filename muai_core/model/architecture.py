@@ -5,8 +5,8 @@ from typing import Literal
 from msgspec import Struct
 
 #: How a layer remembers what came before. `full`: keys and values of every token; `sliding`: those
-#: of the last `sliding_window` tokens; `mla`: one latent vector per token for all heads; `linear`: a
-#: state of constant size per sequence (Mamba, linear attention); `none`: nothing.
+#: of the last `sliding_window` tokens; `mla`: one latent vector per token for all heads; `linear`:
+#: a state of constant size per sequence (Mamba, linear attention); `none`: nothing.
 LayerKind = Literal["full", "sliding", "mla", "linear", "none"]
 
 #: A value of config.json under its own name.

@@ -69,7 +69,7 @@ class Deployment(Struct, frozen=True, kw_only=True):
         return tuple(rank.total_bytes for rank in self.memory.ranks(shape, partition))
 
     def ranks(self, placement: Placement) -> tuple[RankMemory, ...]:
-        """What a rank of each stage holds, by kind; empty when only the sum is known, or nothing."""
+        """What a rank of each stage holds, by kind; empty when only the sum is known."""
         if self.memory_bytes_per_device is not None or self.memory is None:
             return ()
         return self.memory.ranks(placement.shape, placement.layers)

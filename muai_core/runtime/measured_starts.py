@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -99,12 +100,13 @@ class Calibrator:
 class MeasuredStarts:
     """The newest starts of each kind, in one file of the state directory.
 
-    Not thread-safe: `save` writes what `starts` was when it was called.
+    `starts` belongs to one thread; `save` may be called from any.
     """
 
     def __init__(self, path: Path | None, starts: Sequence[MeasuredStart] = ()) -> None:
         """`path` None: nothing is kept."""
         self._path = path
+        self._saving = threading.Lock()
         self.starts: tuple[MeasuredStart, ...] = tuple(starts)
 
     @classmethod
@@ -142,7 +144,14 @@ class MeasuredStarts:
         self.starts = tuple(kept[-_MOST_STARTS:])
 
     def save(self) -> None:
-        """Replaces the file as a whole. Blocks on it; a full disk is logged and costs the file."""
+        """Replaces the file as a whole, by what is known when it is written.
+
+        Blocks on it, and on another thread that saves; a full disk is logged and costs the file.
+        """
+        with self._saving:
+            self._save()
+
+    def _save(self) -> None:
         if self._path is None:
             return
         draft = self._path.with_suffix(".new")
