@@ -46,7 +46,8 @@ $(VENV)/.setup: $(VENV)/.created $(MANIFESTS)
 
 $(VENV)/.setup-test: $(VENV)/.setup
 	@echo "installing the other plugins and the test tools ..."
-	@$(PIP) install --quiet --no-build-isolation -e '.[test]' -e plugins/muai_simulated -e plugins/muai_otel
+	@$(PIP) install --quiet --no-build-isolation -e '.[test]' -e plugins/muai_simulated -e plugins/muai_otel \
+	  -e plugins/muai_cpsat
 	@touch $@
 
 check:

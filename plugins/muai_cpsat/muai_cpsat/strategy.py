@@ -154,7 +154,7 @@ def _placement(found: Answer, choice: Choice) -> Placement:
             tuple(devices[position].uuid for position in stage) for stage in choice.devices
         ),
         claims=tuple(claim for _, claim in choice.claims(found.question.fleet)),
-        reason=f"{found.verdict}: {_served(found)}",
+        reason=f"{found.verdict}: {_served(found)} placed",
         layers=choice.candidate.cut.layers,
     )
 
@@ -169,4 +169,4 @@ def _unplaceable(found: Answer, number: int) -> Unplaceable:
 
 def _served(found: Answer) -> str:
     placed = sum(choice is not None for choice in found.plan)
-    return f"{placed} of {len(found.plan)} replica{'s' if len(found.plan) > 1 else ''} placed"
+    return f"{placed} of {len(found.plan)} replica{'s' if len(found.plan) > 1 else ''}"
