@@ -124,6 +124,8 @@ class _Cut:
         self._fixed[0] += sharded.first_stage_weights_bytes
         self._fixed[-1] += sharded.last_stage_weights_bytes
         self._fixed[0] -= 0 if several else sharded.tied_weights_bytes
+        #: Whether a run costs the same wherever it begins.
+        self.equal = _equal_layers(sharded)
 
     def fits(self, stage: int, start: int, stop: int, tokens: int) -> bool:
         """Whether a rank of `stage` holds these layers, the KV asked for, and `tokens` tokens."""
@@ -150,6 +152,8 @@ class _Cut:
     def furthest(self, stage: int, start: int, tokens: int) -> int:
         """The last end of a run that begins at `start`; `start` itself when no layer fits."""
         low, high = start, self.layers - (self.stages - 1 - stage)
+        if self.equal and low < high:
+            return low + min(high - low, self._most_layers(stage, tokens))
         while low < high:
             middle = (low + high + 1) // 2
             if self.fits(stage, start, middle, tokens):
@@ -158,12 +162,30 @@ class _Cut:
                 high = middle - 1
         return low
 
+    def _most_layers(self, stage: int, tokens: int) -> int:
+        """How many a rank of `stage` holds, all layers being equal."""
+        left = self.free_bytes[stage] - self._fixed[stage]
+        each = self._weights[1] + max(self._kv_cache[1], tokens * self._per_token[1])
+        if left < 0:
+            return 0
+        return left // each if each else self.layers
+
     def starts(self, tokens: int) -> list[int]:
         """For each stage, and the end, the layers at which it may begin, as the bits of a number.
 
         A layer is set when this stage and those after it can take all layers from there.
         """
         found = [0] * self.stages + [1 << self.layers]
+        if self.equal:
+            room = 0
+            for stage in reversed(range(self.stages)):
+                most = self._most_layers(stage, tokens)
+                if not most:
+                    break
+                room += most
+                first = max(stage, self.layers - room)
+                found[stage] = _bits(first, self.layers - (self.stages - stage))
+            return found
         for stage in reversed(range(self.stages)):
             for start in range(stage, self.layers):
                 stop = self.furthest(stage, start, tokens)
@@ -183,7 +205,7 @@ class _Cut:
             return True
         # Taking as much as possible is best when all layers are equal; else a stage may be left
         # with a large layer where it could have had a small one.
-        return not _equal_layers(self.sharded) and bool(self.starts(tokens)[0] & 1)
+        return not self.equal and bool(self.starts(tokens)[0] & 1)
 
 
 def _bits(first: int, last: int) -> int:
