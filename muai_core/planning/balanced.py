@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from muai_core.model.fleet import Fleet, PlacementProblem, PlacementRequest
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.planning.search import place_many, place_one
-from muai_core.planning.styles import Spread
+from muai_core.planning.styles import Dense, Spread
 from muai_core.plugin.allocation import AllocationStrategy
 
 
 class Balanced(AllocationStrategy):
-    """As many models as possible; each on few devices, well linked, where little is claimed.
+    """As many models as possible; each in a cheap shape, well linked, where little is claimed.
 
-    Score of a place, in this order: fewer devices; fewer replicas of the same deployment on the
+    Score of a place, in this order: the cheaper shape; fewer replicas of the same deployment on the
     node; the links between tensor-parallel ranks; the shape that the deployment prefers; no
     degraded device; the smallest claimed share; then node and index. A replica stays on one node.
+    When some would wait, and packing serves more, they are packed.
     """
 
     name = "balanced"
@@ -23,4 +24,4 @@ class Balanced(AllocationStrategy):
         return place_one(request, fleet, Spread())
 
     def place_all(self, problem: PlacementProblem) -> Sequence[Placement | Unplaceable]:
-        return place_many(problem.requests, problem.fleet, problem.admits, Spread())
+        return place_many(problem.requests, problem.fleet, problem.admits, Spread(), Dense())

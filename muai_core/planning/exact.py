@@ -13,7 +13,7 @@ from muai_core.planning.search import Search
 
 #: Replicas placed on trial, and candidates worked out for them: tenths of a second at most.
 _TRIALS_MAX = 1500
-_CANDIDATES_MAX = 6000
+_CANDIDATES_MAX = 2500
 
 
 class _OutOfTrials(Exception):

@@ -8,7 +8,7 @@ the laws: a device more never serves fewer, and an unused one less changes nothi
 after a fixed number of trials; beyond that the best plan found stands.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
 from muai_core.model.placement import Placement, Unplaceable
@@ -82,8 +82,7 @@ class Search:
     def best(self, item: Item) -> Candidate | None:
         """Where this replica is best as things stand."""
         if self.exact:
-            found = self.candidates(item)
-            return found[0] if found else None
+            return next(self.candidates(item), None)
         for group_place in range(len(item.needs.groups)):
             best = self._best_of_group(item, group_place)
             if best is not None:
@@ -136,28 +135,33 @@ class Search:
                 best = found
         return best
 
-    def candidates(self, item: Item) -> list[Candidate]:
-        """All that differ in more than names, the best first. For small fleets."""
-        found = [
-            (self.score(item, candidate), candidate)
-            for node in self.board.walk(item.request)
-            for candidate in self._every_on(item, node)
-        ]
-        found.sort(key=lambda entry: entry[0])
-        return [candidate for _, candidate in found]
+    def candidates(self, item: Item) -> Iterator[Candidate]:
+        """All that differ in more than names, the best first. For small fleets.
 
-    def _every_on(self, item: Item, node: Node) -> list[Candidate]:
-        key = (id(item.needs), node.place, tuple(node.free), tuple(node.claims))
+        The cheaper shapes come first, so the others are worked out only when somebody asks on; by
+        then the board must be again as it was.
+        """
+        for group_place in range(len(item.needs.groups)):
+            found = [
+                (self.score(item, candidate), candidate)
+                for node in self.board.walk(item.request)
+                for candidate in self._every_on(item, node, group_place)
+            ]
+            found.sort(key=lambda entry: entry[0])
+            yield from (candidate for _, candidate in found)
+
+    def _every_on(self, item: Item, node: Node, group_place: int) -> list[Candidate]:
+        key = (id(item.needs), group_place, node.place, tuple(node.free), tuple(node.claims))
         known = self._lists.get(key)
         if known is None:
             admitted = self.board.admitted(item.needs, item.request, node)
             known = self._lists[key] = [
                 candidate
-                for group in item.needs.groups
-                for need in group
+                for need in item.needs.groups[group_place]
                 for candidate in every_on(node, need, admitted, self.style)
             ]
-            self.made += len(known)
+            # Layers that are cut cost as much as so many candidates whose layers are not.
+            self.made += sum(candidate.need.stages for candidate in known)
         return known
 
     def score(self, item: Item, candidate: Candidate) -> Score:
@@ -297,11 +301,18 @@ def place_one(request: PlacementRequest, fleet: Fleet, style: Style) -> Placemen
 
 
 def place_many(
-    requests: Sequence[PlacementRequest], fleet: Fleet, admits: Admits, style: Style
+    requests: Sequence[PlacementRequest], fleet: Fleet, admits: Admits, style: Style, *others: Style
 ) -> list[Placement | Unplaceable]:
-    """All of them; answers in their order."""
+    """All of them, in the first of the styles that serves the most; answers in their order."""
     search = Search(requests, fleet, admits, style)
     plan = search.solve()
+    for other in others:
+        if all(plan):
+            break
+        second = Search(requests, fleet, admits, other)
+        found = second.solve()
+        if sum(map(bool, found)) > sum(map(bool, plan)):
+            search, plan = second, found
     return [
         search.answer(item, candidate) for item, candidate in zip(search.items, plan, strict=True)
     ]
