@@ -49,7 +49,7 @@ def explain_view(
         "state": status.state,
         "desired": status.desired,
         "ready": status.ready,
-        **model_facts(deployment),
+        **model_facts(deployment, replicas),
         "strategy": state.settings.strategy,
         "engines": choices_view(choices),
         "alternatives": alternatives(state, model),

@@ -107,15 +107,24 @@ def loss_view(loss: Loss | None, now_s: float) -> View | None:
     return {"ago_s": ago_s(loss.at_s, now_s), "epoch": loss.epoch, "cause": loss.cause}
 
 
-def model_facts(deployment: Deployment) -> View:
-    """What is served, and how: nothing that could be secret."""
+def model_facts(deployment: Deployment, replicas: Sequence[Replica]) -> View:
+    """What is served, and how: nothing that could be secret.
+
+    The shape is that of the first replica that holds devices, else the preferred one.
+    """
+    shapes = (
+        replica.placement.shape
+        for replica in replicas
+        if replica.placement is not None and replica.state in HOLDS_DEVICES
+    )
+    shape = next(shapes, deployment.shapes[0])
     return {
         "source": deployment.source,
         "engine": deployment.engine,
         "engine_reason": deployment.engine_reason,
         "generation": deployment.generation,
-        "tensor_parallel_size": deployment.tensor_parallel_size,
-        "pipeline_parallel_size": deployment.pipeline_parallel_size,
+        "tensor_parallel_size": shape.tensor_parallel_size,
+        "pipeline_parallel_size": shape.pipeline_parallel_size,
         "memory_bytes_per_device": deployment.memory_bytes_per_device,
     }
 
@@ -175,7 +184,7 @@ def _model_view(state: State, name: str, surroundings: Surroundings, now_s: floa
         "ready": status.ready,
         "reason": status.reason,
         "retry_after_s": status.retry_after_s,
-        **model_facts(deployment),
+        **model_facts(deployment, replicas),
         "replicas": rows,
     }
 
