@@ -1,12 +1,13 @@
 """What a plan costs, by the number of models and GPUs; and a new plan after one loss.
 
-    python benchmarks/planning_speed.py [--repeats 5] [--strategies balanced,packed]
+    python benchmarks/planning_speed.py [--repeats 5] [--strategies balanced,packed] [--estimated]
 
 Nodes of eight GPUs in four kinds (24 to 141 GB), each with its own amount of memory in use by
 others, so that no two are equal. Models of one to eight GPUs, all different; together they need
 about three quarters of the fleet. Then one replica loses its devices and is placed again among all
-others. Prints tables in Markdown: medians, the exponent of growth (cost ~ size^exponent) and the
-peak memory of a plan.
+others. With --estimated the models are those of examples/models, each with another context and
+concurrency and in every shape that vLLM allows. Prints tables in Markdown: medians, the exponent of
+growth (cost ~ size^exponent) and the peak memory of a plan.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import random
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 
 from msgspec import structs
@@ -24,13 +26,19 @@ from muai_core.model.device import Device
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
 from muai_core.model.health import Health
 from muai_core.model.placement import Placement
+from muai_core.model_files import describe_model
 from muai_core.planning.balanced import Balanced
+from muai_core.planning.engine_profiles import engine_profile
+from muai_core.planning.estimate import EstimateRequest, memory_needs
 from muai_core.planning.packed import Packed
 from muai_core.planning.place import place_all
 from muai_core.plugin.allocation import AllocationStrategy
 
 GIB = 1024**3
 STRATEGIES: dict[str, AllocationStrategy] = {"balanced": Balanced(), "packed": Packed()}
+EXAMPLES = Path(__file__).parents[1] / "examples" / "models"
+#: A fleet's requests, from their number, its GPUs and chance.
+Wishes = Callable[[int, int, random.Random], list[PlacementRequest]]
 #: Models and GPUs.
 SIZES = ((20, 64), (100, 1000), (300, 3000), (1000, 10000))
 _CARDS = (("L4", 24), ("L40S", 48), ("H100", 80), ("H200", 141))
@@ -91,6 +99,28 @@ def requests(models: int, gpus: int, chance: random.Random) -> list[PlacementReq
     return found
 
 
+def estimated(models: int, gpus: int, chance: random.Random) -> list[PlacementRequest]:
+    """Real models, all different in context and concurrency, in any shape."""
+    profile = engine_profile("vllm", "cuda")
+    assert profile is not None
+    described = [describe_model(path) for path in sorted(EXAMPLES.glob("*.json"))]
+    found = []
+    for number in range(models):
+        wish = EstimateRequest(
+            context_tokens=chance.randrange(2048, 65536), concurrency=chance.randrange(1, 5)
+        )
+        needs = memory_needs(described[number % len(described)], profile, wish)
+        deployment = Deployment(
+            name=f"model-{number}",
+            source="weights",
+            engine="vllm",
+            platforms=("cuda",),
+            memory=needs,
+        )
+        found.append(PlacementRequest(replica_id=f"model-{number}.0", deployment=deployment))
+    return found
+
+
 def with_claims(one: Fleet, placed: Sequence[tuple[str, Placement]]) -> Fleet:
     claims: dict[str, list[tuple[str, int]]] = {}
     for replica_id, placement in placed:
@@ -117,9 +147,11 @@ def timed(call: Callable[[], object], repeats: int) -> float:
     return median(took)
 
 
-def measure(models: int, gpus: int, strategy: AllocationStrategy, repeats: int) -> dict[str, float]:
+def measure(
+    models: int, gpus: int, strategy: AllocationStrategy, repeats: int, wishes: Wishes
+) -> dict[str, float]:
     chance = random.Random(gpus)
-    empty, wanted = fleet(gpus, chance), requests(models, gpus, chance)
+    empty, wanted = fleet(gpus, chance), wishes(models, gpus, chance)
     answers = place_all(wanted, empty, strategy)
     placed = [
         (request.replica_id, answer)
@@ -154,9 +186,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--strategies", default="balanced,packed")
+    parser.add_argument("--estimated", action="store_true")
     arguments = parser.parse_args()
     for name in arguments.strategies.split(","):
-        results = [measure(*size, STRATEGIES[name], arguments.repeats) for size in SIZES]
+        wishes = estimated if arguments.estimated else requests
+        results = [measure(*size, STRATEGIES[name], arguments.repeats, wishes) for size in SIZES]
         headings = [f"{models:,} × {gpus:,}" for models, gpus in SIZES]
         print(f"\n| {name}: models × GPUs | " + " | ".join(headings) + " | exponent in GPUs |")
         print("| --- |" + " ---: |" * (len(SIZES) + 1))

@@ -30,7 +30,7 @@ def alternatives(
     the best devices of each shape are taken as `style` (that of `balanced` unless given) takes
     them.
     """
-    search = Search([request], fleet, Admission(fleet).admits, style or Spread())
+    search = Search([request], fleet, Admission(fleet).admits, style or Spread(), every_shape=True)
     item = search.items[0]
     needs = sorted((need for group in item.needs.groups for need in group), key=lambda n: n.place)
     best = {need.place: _best(search, need) for need in needs}

@@ -94,14 +94,21 @@ class ShapeNeed:
 
 
 class Needs:
-    """All shapes of one deployment, by the number of devices."""
+    """All shapes of one deployment that a node has devices for, by their cost."""
 
-    def __init__(self, deployment: Deployment, key: "NeedKey", admission: int) -> None:
+    def __init__(
+        self, deployment: Deployment, key: "NeedKey", admission: int, devices_max: int | None
+    ) -> None:
         self.key = key
         #: Equal for deployments that the filters let use the same devices.
         self.admission = admission
+        fewest = min(shape.device_count for shape in deployment.shapes)
+        # The smallest stays even where no node has so many devices: it says what is missing.
+        most = None if devices_max is None else max(fewest, devices_max)
         shapes = [
-            ShapeNeed(deployment, shape, place) for place, shape in enumerate(deployment.shapes)
+            ShapeNeed(deployment, shape, place)
+            for place, shape in enumerate(deployment.shapes)
+            if most is None or shape.device_count <= most
         ]
         by_cost: dict[int, list[ShapeNeed]] = {}
         for need in shapes:
@@ -138,7 +145,9 @@ NeedKey = tuple[
 class NeedTable:
     """The needs of many requests, each made once. Deployments with equal needs share them."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices_max: int | None) -> None:
+        """`devices_max`: devices of the largest node; None: shapes of any size."""
+        self._devices_max = devices_max
         self._memories: dict[MemoryNeeds | None, int] = {None: 0}
         self._by_deployment: dict[int, tuple[Deployment, Needs]] = {}
         self._by_key: dict[NeedKey, Needs] = {}
@@ -159,7 +168,7 @@ class NeedTable:
         needs = self._by_key.get(key)
         if needs is None:
             admission = self._admissions.setdefault(key[:2], len(self._admissions))
-            needs = self._by_key[key] = Needs(deployment, key, admission)
+            needs = self._by_key[key] = Needs(deployment, key, admission, self._devices_max)
         # The deployment is kept, so that its id stays its own.
         self._by_deployment[id(deployment)] = (deployment, needs)
         return needs

@@ -7,7 +7,7 @@ from msgspec import structs
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
 from muai_core.model.placement import Refusal, Unplaceable
 from muai_core.planning.filters import Admission
-from muai_core.planning.needs import NeedKey, NeedTable
+from muai_core.planning.needs import NeedKey, NeedTable, ShapeNeed
 from muai_core.planning.wording import gib
 
 #: Of a larger fleet, so many refusals of each filter are told; the summary counts all of them.
@@ -20,7 +20,7 @@ class Explainer:
 
     def __init__(self) -> None:
         self._fleet: Fleet | None = None
-        self._needs = NeedTable()
+        self._table: NeedTable | None = None
         self._known: dict[NeedKey, tuple[dict[str, int], tuple[Refusal, ...], Refusal | None]] = {}
 
     def refusals(
@@ -61,10 +61,16 @@ class Explainer:
     ) -> tuple[dict[str, int], tuple[Refusal, ...], Refusal | None]:
         if fleet is not self._fleet:
             self._fleet, self._known = fleet, {}
-        key = self._needs.of(request.deployment).key
+        key = self._needs(fleet).of(request.deployment).key
         if key not in self._known:
             self._known[key] = self._of_devices(request, admission, fleet)
         return self._known[key]
+
+    def _needs(self, fleet: Fleet) -> NeedTable:
+        """Made once: claims change, the number of devices of a node does not."""
+        if self._table is None:
+            self._table = NeedTable(max(map(len, fleet.nodes().values()), default=0))
+        return self._table
 
     def _of_devices(
         self, request: PlacementRequest, admission: Admission, fleet: Fleet
@@ -82,11 +88,13 @@ class Explainer:
             counts[name] = count = counts.get(name, 0) + 1
             if count <= limit and (refusal := admission.refusal(request, view)) is not None:
                 told.append(refusal)
-        return counts, tuple(told), self._of_fleet(request, admitted)
+        return counts, tuple(told), self._of_fleet(request, admitted, self._needs(fleet))
 
-    def _of_fleet(self, request: PlacementRequest, admitted: Sequence[DeviceView]) -> Refusal:
+    def _of_fleet(
+        self, request: PlacementRequest, admitted: Sequence[DeviceView], table: NeedTable
+    ) -> Refusal:
         """What stands in the way although single devices would do."""
-        needs = self._needs.of(request.deployment)
+        needs = table.of(request.deployment)
         nodes = Fleet(tuple(admitted)).nodes().values()
         most = max(map(len, nodes), default=0)
         if most < needs.fewest_devices:
@@ -95,16 +103,27 @@ class Explainer:
                 f"at most {most} may be used on any"
             )
             return Refusal(None, "shape", message)
-        for group in needs.groups:
-            for need in group:
-                if any(
-                    sum(view.allocatable_bytes >= need.least_bytes for view in views)
-                    >= need.devices
-                    for views in nodes
-                ):
-                    each = "whole devices" if need.whole else f"up to {gib(need.rank_bytes)} each"
-                    message = f"{need.shape} needs {each}; the others' claims leave too little"
-                    return Refusal(None, "capacity", message)
-        least = min((need for group in needs.groups for need in group), key=lambda n: n.rank_bytes)
-        message = f"{least.shape} needs {gib(least.rank_bytes)} of each device: none is so large"
+        possible = [need for group in needs.groups for need in group if need.devices <= most]
+        sizes = dict.fromkeys(
+            tuple(sorted((view.allocatable_bytes for view in views), reverse=True))
+            for views in nodes
+        )
+        for need in possible:
+            if any(_would_fit(need, largest_first) for largest_first in sizes):
+                each = "whole devices" if need.whole else f"up to {gib(need.rank_bytes)} each"
+                message = f"{need.shape} needs {each}; the others' claims leave too little"
+                return Refusal(None, "capacity", message)
+        least = min(possible, key=lambda need: need.rank_bytes)
+        message = (
+            f"{least.shape} needs {gib(least.rank_bytes)} of each device: "
+            f"no node has {least.devices} so large"
+        )
         return Refusal(None, "memory", message)
+
+
+def _would_fit(need: ShapeNeed, largest_first: Sequence[int]) -> bool:
+    """Whether the devices of one node could hold this shape if nobody claimed anything."""
+    if len(largest_first) < need.devices:
+        return False
+    # A stage is as large as its smallest device.
+    return need.fit(largest_first[need.width - 1 : need.devices : need.width]) is not None

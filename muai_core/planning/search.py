@@ -45,11 +45,19 @@ class Search:
     """One problem on one board."""
 
     def __init__(
-        self, requests: Sequence[PlacementRequest], fleet: Fleet, admits: Admits, style: Style
+        self,
+        requests: Sequence[PlacementRequest],
+        fleet: Fleet,
+        admits: Admits,
+        style: Style,
+        *,
+        every_shape: bool = False,
     ) -> None:
+        """With `every_shape` also those that no node has devices for are worked out."""
         self.style = style
         self.board = Board(fleet, admits, style.walk_key)
-        table = NeedTable()
+        largest = max((len(node.free) for node in self.board.nodes), default=0)
+        table = NeedTable(None if every_shape else largest)
         in_order = sorted(requests, key=lambda one: (len(one.replica_id), one.replica_id))
         seen: dict[str, int] = {}
         ordinals: dict[str, int] = {}
