@@ -229,6 +229,8 @@ def test_every_kind_of_reason_is_named() -> None:
     # A layer fits beside the others, two stages of five layers do not.
     assert filters(wish("d", memory=estimated(120, 1, stages=(2,))))[None] == "capacity"
     assert filters(wish("e", memory=estimated(400, 1, stages=(2,))))["gpu0"] == "memory"
+    # A layer fits on each of them, but were they empty, the whole would not.
+    assert filters(wish("f", memory=estimated(190, 1, stages=(2,))))[None] == "memory"
 
 
 def test_hard_models_go_first_so_that_all_are_served() -> None:
