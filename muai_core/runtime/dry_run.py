@@ -61,8 +61,8 @@ def dry_run(
                 # Told here already, because it may be why no engine suits.
                 tell(f"device source {fact.source}: {fact.reason}")
     else:
-        observed = structs.replace(inventory, observed_at_s=time.monotonic())
-        facts = [DevicesObserved(inventory=observed)]
+        now_s = time.monotonic()
+        facts = [DevicesObserved(inventory=structs.replace(inventory, observed_at_s=now_s))]
     measured = MeasuredStarts(None)
     if state_dir is not None:
         measured = MeasuredStarts.load(state_dir, tell, keep_broken=False)
@@ -70,9 +70,10 @@ def dry_run(
     platforms = assembly.platforms_in(facts)
     if inventory is None:
         resolved = resolve(loaded, platforms, calibrate)
+        now_s = time.monotonic()
     else:
+        # It is not observed, so it does not age: equal questions get equal answers.
         resolved = _resolved_on(loaded, platforms, calibrate)
-    now_s = time.monotonic()
     resolved = structs.replace(resolved, settings=without_self_tests(resolved.settings))
     plane = assembly.make_plane(loaded, resolved)
     plane.step(now_s, [*facts, DeploymentsDesired(deployments=resolved.deployments)])

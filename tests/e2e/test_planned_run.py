@@ -414,3 +414,86 @@ def test_a_strategy_that_answers_for_nobody_places_nobody(
     assert [one["reason"] for one in plan["unplaced"]] == ["strategy", "strategy"]
     assert all(words in one["summary"] for one in plan["unplaced"])
     assert all(one["claims"] == {} for one in plan["devices"].values())
+
+
+# --- wishes that cannot be met, and equal questions -----------------------------------------------
+
+
+def on_eight(**keys: Any) -> dict[str, Any]:
+    """One 8B model on eight H100s."""
+    return config_of([{"gpus": 8, "profile": "H100-80GB"}], {"m": model("llama-3.1-8b", **keys)})
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "words"),
+    [
+        ({"tensor_parallel_size": 7}, "tensor_parallel_size", "sizes that divide them: 1, 2, 4, 8"),
+        ({"pipeline_parallel_size": 200}, "pipeline_parallel_size", "32 layers; at most 32"),
+        ({"concurrency": 1_000_001}, "concurrency", "expected a whole number from 1 to 1000000"),
+        ({"replicas": 1025}, "replicas", "expected a whole number from 0 to 1024"),
+        ({"memory_gib": 0, **AUTO}, "memory_gib", "expected a number above 0"),
+        ({"tensor_parallel_size": "Auto"}, "tensor_parallel_size", "or auto, got the text 'Auto'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_an_impossible_wish_is_a_config_error(
+    planned: Planned, keys: dict[str, Any], path: str, words: str
+) -> None:
+    told = planned.plan(on_eight(**keys), status=2)
+    assert [one["path"] for one in told["problems"]] == [f"models.m.{path}"]
+    assert words in told["problems"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"pipeline_parallel_size": 32}, "shape"),
+        ({"concurrency": 1_000_000, **AUTO}, "memory"),
+        ({"max_model_len": 2**31 - 1, **AUTO}, "memory"),
+        ({"max_model_len": 2**31 - 1, "concurrency": 1_000_000}, "memory"),
+        ({"affinity": {"nodes": ["elsewhere"]}}, "affinity"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wish_beyond_the_fleet_waits_with_the_reason(
+    planned: Planned, keys: dict[str, Any], reason: str
+) -> None:
+    plan = planned.plan(on_eight(**keys), status=1)
+    assert [one["reason"] for one in plan["unplaced"]] == [reason]
+    assert all(one["claims"] == {} for one in plan["devices"].values())
+
+
+def test_more_replicas_than_there_is_room_for_share_what_there_is(planned: Planned) -> None:
+    plan = planned.plan(on_eight(replicas=1024, max_model_len=8192, **AUTO), status=1)
+    placed = len(plan["models"]["m"]["placed"])
+    assert placed >= 8 * 3  # 22 GiB each
+    assert len(plan["unplaced"]) == 1024 - placed
+    for device in plan["devices"].values():
+        assert sum(device["claims"].values()) == device["claimed_bytes"]
+        assert device["claimed_bytes"] <= device["allocatable_bytes"]
+
+
+def test_a_fixed_claim_goes_with_every_shape(planned: Planned) -> None:
+    (placed,) = planned.plan(on_eight(memory_gib=20, **AUTO))["models"]["m"]["placed"]
+    assert list(placed["claims"].values()) == [20 * GIB]
+
+
+def test_equal_questions_get_equal_answers_in_every_process(
+    planned: Planned, run_command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {
+        f"{name}-{number}": model(name, **AUTO)
+        for name in ("llama-3.1-8b", "llama-3.3-70b", "qwen2.5-32b")
+        for number in range(3)
+    }
+    file = planned.folder / "planned.yaml"
+    file.write_text(json.dumps(config_of([{"gpus": 1}], models)))
+    devices = ("--devices", "4xH100-80GB,4xL40S-48GB", "--devices", "other=8xA100-40GB")
+    answers = []
+    for seed in ("1", "2", "3"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        done = run_command("plan", str(file), "--json", *devices, "--without", "other/gpu0")
+        assert done.returncode in (0, 1), done.stderr
+        answers.append(done.stdout)
+    assert answers[0]
+    assert answers == answers[:1] * 3
