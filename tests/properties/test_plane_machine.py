@@ -42,6 +42,7 @@ from muai_core.model.device import DeviceReading, Inventory
 from muai_core.model.health import Finding, Health
 from muai_core.model.placement import Unplaceable
 from muai_core.planning.balanced import Balanced
+from muai_core.planning.place import place_all
 
 EFFORT = int(os.environ.get("MUAI_TEST_EFFORT", "1"))
 COUNTERS = ("now_s", "applied", "stale", "rejected")
@@ -287,7 +288,8 @@ class PlaneMachine(RuleBasedStateMachine):
             if replica.state is ReplicaState.READY:
                 continue
             assert replica.state is ReplicaState.PENDING, replica
-            answer = self.plane._find_placement(replica, fleet_of(state))
+            request = self.plane._request(replica)
+            [(answer, _)] = place_all([request], fleet_of(state), self.plane._turn.strategy)
             assert isinstance(answer, Unplaceable), answer
 
     def _one_quiet_move(self) -> bool:
