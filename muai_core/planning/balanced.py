@@ -15,7 +15,7 @@ class Balanced(AllocationStrategy):
     Score of a place, in this order: the cheaper shape; fewer replicas of the same deployment on the
     node; the links between tensor-parallel ranks; the shape that the deployment prefers; no
     degraded device; the smallest claimed share; then node and index. A replica stays on one node.
-    When some would wait, and packing serves more, they are packed.
+    When some would wait on a small fleet, and packing serves more, they are packed.
     """
 
     name = "balanced"

@@ -311,11 +311,15 @@ def place_one(request: PlacementRequest, fleet: Fleet, style: Style) -> Placemen
 def place_many(
     requests: Sequence[PlacementRequest], fleet: Fleet, admits: Admits, style: Style, *others: Style
 ) -> list[Placement | Unplaceable]:
-    """All of them, in the first of the styles that serves the most; answers in their order."""
+    """All of them, on small fleets in the first of the styles that serves the most.
+
+    Answers in their order.
+    """
     search = Search(requests, fleet, admits, style)
     plan = search.solve()
     for other in others:
-        if all(plan):
+        # On a large fleet it costs as much again, and nearly always serves as many.
+        if all(plan) or not search.exact:
             break
         second = Search(requests, fleet, admits, other)
         found = second.solve()
