@@ -40,8 +40,17 @@ if TYPE_CHECKING:
     from muai_core.planning.engine_profiles import engine_profile
     from muai_core.planning.partition import best_partition
     from muai_core.plugin.allocation import AllocationStrategy
+    from muai_core.plugin.capability import Capability
     from muai_core.plugin.device_source import DeviceSource, Happening, SelfTest, SelfTestResult
-    from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
+    from muai_core.plugin.engine import (
+        Complaint,
+        Engine,
+        LaunchRequest,
+        LaunchSpec,
+        ProgressMetrics,
+        Suitability,
+    )
+    from muai_core.plugin.failure import ExitEvidence, Failure, FailureKind
     from muai_core.plugin.hookspecs import hookimpl
     from muai_core.plugin.memory import (
         KvCacheLayout,
@@ -91,8 +100,11 @@ _HOMES = {
         "Engine",
         "LaunchRequest",
         "LaunchSpec",
+        "ProgressMetrics",
         "Suitability",
     ),
+    "muai_core.plugin.failure": ("ExitEvidence", "Failure", "FailureKind"),
+    "muai_core.plugin.capability": ("Capability",),
     "muai_core.plugin.hookspecs": ("hookimpl",),
     "muai_core.plugin.memory": (
         "KvCacheLayout",
@@ -111,6 +123,7 @@ __all__ = [
     "AllocationStrategy",
     "Architecture",
     "Balanced",
+    "Capability",
     "Complaint",
     "Deployment",
     "Device",
@@ -121,6 +134,9 @@ __all__ = [
     "DeviceSource",
     "DeviceView",
     "Engine",
+    "ExitEvidence",
+    "Failure",
+    "FailureKind",
     "Finding",
     "Fleet",
     "GiveUp",
@@ -144,6 +160,7 @@ __all__ = [
     "Placement",
     "PlacementProblem",
     "PlacementRequest",
+    "ProgressMetrics",
     "Quantization",
     "RankMemory",
     "RecoveryPolicy",

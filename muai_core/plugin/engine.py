@@ -8,6 +8,8 @@ from muai_core.model.architecture import ModelDescription
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device, Platform
 from muai_core.model.memory import RankMemory
+from muai_core.plugin.capability import Capability
+from muai_core.plugin.failure import ExitEvidence, Failure
 from muai_core.plugin.memory import MemoryProfile
 from muai_core.plugin.options import Configurable
 
@@ -49,6 +51,14 @@ class LaunchRequest(Struct, frozen=True, kw_only=True):
     port: int
 
 
+class ProgressMetrics(Struct, frozen=True, kw_only=True):
+    """Names of Prometheus series that stand for progress; their samples are added up."""
+
+    requests_running: str
+    requests_waiting: str
+    tokens_generated: str
+
+
 class LaunchSpec(Struct, frozen=True, kw_only=True):
     """How to start one replica. The supervisor does the rest.
 
@@ -69,6 +79,22 @@ class LaunchSpec(Struct, frozen=True, kw_only=True):
     #: deadline of the load stage, not of the spawn stage, cover the loading.
     listens_while_loading: bool = True
     progress_path: str | None = "/progress"
+    #: Set: `progress_path` answers in Prometheus' text format, and these are the series.
+    progress_metrics: ProgressMetrics | None = None
+    #: Where the engine's own metrics are, in Prometheus' text format; they are passed on under
+    #: their own names with labels for model and replica.
+    metrics_path: str | None = None
+    #: Words for a person and the regular expression of the log line with which that part of the
+    #: start begins, in order: shown as progress while the engine loads.
+    log_stages: tuple[tuple[str, str], ...] = ()
+    #: Matches the command line or title of the processes without which the replica is dead: the
+    #: ranks. When one of them ends, the whole replica is taken down at once.
+    rank_processes: str | None = None
+    #: Names under /dev/shm (shell patterns) that are the replica's own and are removed after its
+    #: last process is gone.
+    shared_memory: tuple[str, ...] = ()
+    #: True: no two such engines load on the same GPU at the same time.
+    exclusive_start: bool = False
 
 
 class Engine(Configurable, ABC):
@@ -82,6 +108,8 @@ class Engine(Configurable, ABC):
     platforms: tuple[Platform, ...]
     #: With `engine: auto`, the suitable engine of the highest priority is chosen.
     auto_priority: int = 0
+    #: What it can do on every platform; `models.<name>.requires` is compared with it.
+    capabilities: tuple[Capability, ...] = ("streaming", "abort")
 
     @abstractmethod
     def suits(self, deployment: Deployment) -> Suitability:
@@ -106,3 +134,18 @@ class Engine(Configurable, ABC):
     @abstractmethod
     def launch(self, request: LaunchRequest) -> LaunchSpec:
         """Called once for each start of a replica: the command, its environment, its probes."""
+
+    def verify(self, request: LaunchRequest, log: str) -> str | None:
+        """Called once when a replica is ready, with its log so far: what is not as planned.
+
+        Compare world size, devices and KV cache with the request. None: all as planned, or the log
+        does not tell. A text fails the start with it as the reason.
+        """
+        return None
+
+    def classify(self, evidence: ExitEvidence) -> Failure | None:
+        """Called when a replica ended unasked or failed to start: why. Pure.
+
+        None: nothing that this engine knows better than the rules for all engines.
+        """
+        return None
