@@ -1,0 +1,73 @@
+"""The conformance kits: what a plugin of each kind must do, as numbered clauses.
+
+With pytest, derive a class and get one test for each clause:
+
+    from muai_core.testing import EngineConformance
+
+    class TestMyEngine(EngineConformance):
+        def make_engine(self):
+            return MyEngine()
+
+        def make_deployment(self, tmp_path):
+            return Deployment(name="tiny", source=..., engine="mine", platforms=("cpu",))
+
+Without it, `run_clauses(kind, subject)`. Names are resolved on first use: pytest is imported only
+with the classes that need it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muai_core.testing.clauses import (
+        Clause,
+        ClauseFailure,
+        ClauseResult,
+        ClauseSkipped,
+        clause,
+        clauses_of,
+        run_clause,
+        run_clauses,
+    )
+    from muai_core.testing.conformance import Conformance
+    from muai_core.testing.engine_conformance import EngineConformance
+
+_HOMES = {
+    "muai_core.testing.clauses": (
+        "Clause",
+        "ClauseFailure",
+        "ClauseResult",
+        "ClauseSkipped",
+        "clause",
+        "clauses_of",
+        "run_clause",
+        "run_clauses",
+    ),
+    "muai_core.testing.conformance": ("Conformance",),
+    "muai_core.testing.engine_conformance": ("EngineConformance",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Clause",
+    "ClauseFailure",
+    "ClauseResult",
+    "ClauseSkipped",
+    "Conformance",
+    "EngineConformance",
+    "clause",
+    "clauses_of",
+    "run_clause",
+    "run_clauses",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'muai_core.testing' has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
