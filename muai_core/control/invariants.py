@@ -15,6 +15,7 @@ def violations(state: State) -> list[str]:
         *_every_claim_has_its_replica(state),
         *_every_holder_has_its_claims(state),
         *_no_device_is_overcommitted(state),
+        *_no_gpu_has_two_ranks(state),
         *_routes_lead_to_ready_replicas(state),
         *_no_more_than_desired(state),
         *_nobody_waits_for_ever(state),
@@ -56,7 +57,7 @@ def _every_holder_has_its_claims(state: State) -> list[str]:
 def _devices_of(replica: Replica) -> list[str]:
     if replica.state not in HOLDS_DEVICES or replica.placement is None:
         return []
-    return sorted(replica.placement.devices)
+    return sorted(dict.fromkeys(replica.placement.devices))
 
 
 def _no_device_is_overcommitted(state: State) -> list[str]:
@@ -65,6 +66,19 @@ def _no_device_is_overcommitted(state: State) -> list[str]:
         f"{state.ledger.claimed_bytes(uuid)} are claimed"
         for uuid, record in state.devices.items()
         if state.ledger.claimed_bytes(uuid) > record.device.memory_total_bytes
+    ]
+
+
+def _no_gpu_has_two_ranks(state: State) -> list[str]:
+    """Of one replica; on a CPU they may share."""
+    return [
+        f"{replica.id} has {replica.placement.devices.count(uuid)} ranks on {uuid}"
+        for replica in state.replicas.values()
+        if replica.placement is not None and replica.state in HOLDS_DEVICES
+        for uuid in dict.fromkeys(replica.placement.devices)
+        if replica.placement.devices.count(uuid) > 1
+        and uuid in state.devices
+        and state.devices[uuid].device.kind != "cpu"
     ]
 
 

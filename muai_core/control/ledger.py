@@ -23,20 +23,24 @@ class Ledger(Struct):
     claims: dict[str, dict[str, Claim]] = field(default_factory=dict)
 
     def claim(self, replica_id: str, epoch: int, placement: Placement) -> None:
-        """Bind the placement's bytes. Raises LedgerError if the replica holds a device already."""
+        """Bind the placement's bytes, summed up where ranks share a device.
+
+        Raises LedgerError if the replica holds one of the devices already.
+        """
         for uuid in placement.devices:
             if replica_id in self.claims.get(uuid, {}):
                 raise LedgerError(f"{replica_id} already holds {uuid}")
-        for uuid, memory_bytes in zip(placement.devices, placement.claims, strict=True):
+        for uuid, memory_bytes in placement.claims_by_device.items():
             self.claims.setdefault(uuid, {})[replica_id] = Claim(replica_id, epoch, memory_bytes)
 
     def release(self, replica_id: str, epoch: int, devices: tuple[str, ...]) -> None:
         """Free what this epoch holds on `devices`. Raises LedgerError on another epoch's claim."""
-        for uuid in devices:
+        held_on = tuple(dict.fromkeys(devices))
+        for uuid in held_on:
             held = self.claims.get(uuid, {}).get(replica_id)
             if held is None or held.epoch != epoch:
                 raise LedgerError(f"{replica_id} epoch {epoch} does not hold {uuid}")
-        for uuid in devices:
+        for uuid in held_on:
             del self.claims[uuid][replica_id]
             if not self.claims[uuid]:
                 del self.claims[uuid]

@@ -32,7 +32,7 @@ def replica_text(replica: Replica) -> str:
     """A replica's state and what it waits for, in one line."""
     parts = [f"{_incarnation(replica.id, replica.epoch)} {replica.state.value}"]
     if replica.placement is not None:
-        parts.append(f"holds {' '.join(replica.placement.devices)}")
+        parts.append(f"holds {' '.join(dict.fromkeys(replica.placement.devices))}")
     if replica.retiring:
         parts.append("retiring")
     if replica.failures:

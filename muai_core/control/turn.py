@@ -249,7 +249,7 @@ class Turn(Struct, kw_only=True):
                 replica_id=replica.id,
                 epoch=replica.epoch,
                 deadline_at_s=deadline_at_s,
-                devices=replica.placement.devices,
+                devices=tuple(dict.fromkeys(replica.placement.devices)),
             )
         )
 

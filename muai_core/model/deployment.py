@@ -43,6 +43,9 @@ class Deployment(Struct, frozen=True, kw_only=True):
     #: What the estimate says, for every shape that is allowed. None beside an unknown
     #: `memory_bytes_per_device`: the replica claims whole devices.
     memory: MemoryNeeds | None = None
+    #: Set by the planner where all ranks share one device: their shape. What a strategy then sees
+    #: is one rank that stands for them all and needs the sum of their bytes.
+    shared_shape: Shape | None = None
     #: How the need for memory is known, or why not.
     memory_reason: str = ""
     #: Validated by the engine's own options model.

@@ -42,6 +42,8 @@ class Device(Struct, frozen=True, kw_only=True):
     numa_node: int | None = None
     #: The CPUs next to it, as Linux lists them: "0-31,64-95".
     cpu_affinity: str | None = None
+    #: Of a CPU: cores that processes may use. None: not known.
+    core_count: int | None = None
 
     @property
     def label(self) -> str:

@@ -10,6 +10,7 @@ class Placement(Struct, frozen=True):
 
     `claims` gives the bytes claimed on each device, in the order of `devices`. A strategy may leave
     it empty, and `layers` too: then the planner cuts the layers and claims what each rank needs.
+    Ranks on a CPU share it: then the device is named once for each of them. Never so a GPU.
     """
 
     stages: tuple[tuple[str, ...], ...]
@@ -23,6 +24,15 @@ class Placement(Struct, frozen=True):
     def devices(self) -> tuple[str, ...]:
         """All UUIDs in rank order: rank = stage × tensor_parallel_size + t."""
         return tuple(uuid for stage in self.stages for uuid in stage)
+
+    @property
+    def claims_by_device(self) -> dict[str, int]:
+        """The bytes that all ranks on a device claim of it together. Raises ValueError unless
+        there is one claim for each rank."""
+        found = dict.fromkeys(self.devices, 0)
+        for uuid, claim in zip(self.devices, self.claims, strict=True):
+            found[uuid] += claim
+        return found
 
     @property
     def shape(self) -> Shape:

@@ -1,6 +1,8 @@
 """Every shape that a replica may take, and why it is not the one that was chosen."""
 
-from msgspec import Struct
+from collections.abc import Sequence
+
+from msgspec import Struct, structs
 
 from muai_core.model.fleet import Fleet, PlacementRequest
 from muai_core.model.memory import Shape
@@ -8,6 +10,7 @@ from muai_core.planning.candidates import Candidate, best_on
 from muai_core.planning.filters import Admission
 from muai_core.planning.needs import ShapeNeed
 from muai_core.planning.search import Search
+from muai_core.planning.sharing import folded
 from muai_core.planning.styles import Spread, Style
 from muai_core.planning.wording import gib
 
@@ -30,13 +33,30 @@ def alternatives(
     the best devices of each shape are taken as `style` (that of `balanced` unless given) takes
     them.
     """
-    search = Search([request], fleet, Admission(fleet).admits, style or Spread(), every_shape=True)
+    admission = Admission(fleet)
+    one = folded(request.deployment, admission.platform(request))
+    if one is not request.deployment:
+        shared = structs.replace(request, deployment=one)
+        return _of_shared(shared, request.deployment.shapes, fleet, style)
+    search = Search([request], fleet, admission.admits, style or Spread(), every_shape=True)
     item = search.items[0]
     needs = sorted((need for group in item.needs.groups for need in group), key=lambda n: n.place)
     best = {need.place: _best(search, need) for need in needs}
     fitting = [candidate for candidate in best.values() if candidate is not None]
     chosen = min(fitting, key=lambda one: search.score(item, one), default=None)
     return tuple(_judged(search, need, best[need.place], chosen) for need in needs)
+
+
+def _of_shared(
+    request: PlacementRequest, shapes: Sequence[Shape], fleet: Fleet, style: Style | None
+) -> tuple[Alternative, ...]:
+    """Where all ranks share a device: the first shape is judged, the others bring nothing."""
+    (first,) = alternatives(request, fleet, style)
+    why = f"its ranks would share the CPU as those of {shapes[0]} do, and be more"
+    return (
+        structs.replace(first, shape=shapes[0]),
+        *(Alternative(shape, "refused", why) for shape in shapes[1:]),
+    )
 
 
 def _best(search: Search, need: ShapeNeed) -> Candidate | None:

@@ -9,6 +9,7 @@ from muai_core.model.deployment import Deployment
 from muai_core.model.device import Platform
 from muai_core.model.fleet import DeviceView, Fleet, PlacementRequest
 from muai_core.model.placement import Refusal
+from muai_core.planning import sharing
 from muai_core.planning.wording import gib
 
 #: Returns why the device is refused, or None. `platform` is the one chosen for this request.
@@ -56,6 +57,10 @@ def _health(request: PlacementRequest, view: DeviceView, platform: Platform | No
     return f"{view.health.value}: {view.health_reason or 'no reason given by its source'}"
 
 
+def _sharing(request: PlacementRequest, view: DeviceView, platform: Platform | None) -> str | None:
+    return sharing.refusal(request.deployment, view.device)
+
+
 def _memory(need: int | None, view: DeviceView) -> str | None:
     if need is None:
         if view.claimants:
@@ -80,6 +85,7 @@ _ADMISSION: dict[str, Filter] = {
     "platform": _platform,
     "affinity": _affinity,
     "health": _health,
+    "shape": _sharing,
 }
 
 
@@ -106,6 +112,7 @@ class Admission:
             _platform(request, view, platform) is None
             and _affinity(request, view, platform) is None
             and view.health.placeable
+            and _sharing(request, view, platform) is None
         )
 
     def refusal(self, request: PlacementRequest, view: DeviceView) -> Refusal | None:
@@ -143,6 +150,8 @@ class Admission:
 def eligible(request: PlacementRequest, fleet: Fleet) -> tuple[Fleet, tuple[Refusal, ...]]:
     """The devices that pass every filter, and one refusal for each of the others."""
     admission = Admission(fleet)
+    one = sharing.folded(request.deployment, admission.platform(request))
+    request = structs.replace(request, deployment=one)
     passed: list[DeviceView] = []
     refusals: list[Refusal] = []
     for view in fleet.devices:

@@ -120,7 +120,7 @@ def _without(fleet: Fleet, moved: Sequence[Incumbent]) -> Fleet:
     """The fleet as if these replicas did not run."""
     views = {view.uuid: view for view in fleet.devices}
     for one in moved:
-        for uuid, claim in zip(one.placement.devices, one.placement.claims, strict=True):
+        for uuid, claim in one.placement.claims_by_device.items():
             views[uuid] = _released(views[uuid], one.replica_id, claim)
     return structs.replace(fleet, devices=tuple(views.values()))
 

@@ -15,6 +15,8 @@ class ShapeNeed:
 
     def __init__(self, deployment: Deployment, shape: Shape, place: int) -> None:
         self.shape = shape
+        #: The shape in words.
+        self.words = str(deployment.shared_shape or shape)
         #: 0 for the shape that the deployment prefers.
         self.place = place
         self.width = shape.tensor_parallel_size
@@ -136,6 +138,7 @@ class Needs:
 NeedKey = tuple[
     tuple[str, ...],
     Affinity,
+    Shape | None,
     tuple[Shape, ...],
     int | None,
     int,
@@ -151,7 +154,7 @@ class NeedTable:
         self._memories: dict[MemoryNeeds | None, int] = {None: 0}
         self._by_deployment: dict[int, tuple[Deployment, Needs]] = {}
         self._by_key: dict[NeedKey, Needs] = {}
-        self._admissions: dict[tuple[tuple[str, ...], Affinity], int] = {}
+        self._admissions: dict[tuple[tuple[str, ...], Affinity, Shape | None], int] = {}
 
     def of(self, deployment: Deployment) -> Needs:
         known = self._by_deployment.get(id(deployment))
@@ -161,13 +164,14 @@ class NeedTable:
         key = (
             deployment.platforms,
             deployment.affinity,
+            deployment.shared_shape,
             deployment.shapes,
             deployment.memory_bytes_per_device,
             number,
         )
         needs = self._by_key.get(key)
         if needs is None:
-            admission = self._admissions.setdefault(key[:2], len(self._admissions))
+            admission = self._admissions.setdefault(key[:3], len(self._admissions))
             needs = self._by_key[key] = Needs(deployment, key, admission, self._devices_max)
         # The deployment is kept, so that its id stays its own.
         self._by_deployment[id(deployment)] = (deployment, needs)

@@ -13,6 +13,7 @@ from muai_core.model.placement import Placement, Unplaceable
 from muai_core.planning.filters import Admission
 from muai_core.planning.partition import best_partition
 from muai_core.planning.refusals import Explainer
+from muai_core.planning.sharing import folded, unfolded
 from muai_core.planning.wording import described, one_line
 from muai_core.plugin.allocation import AllocationStrategy
 
@@ -23,7 +24,9 @@ Answer = tuple[Placement | Unplaceable, str | None]
 
 def place(request: PlacementRequest, fleet: Fleet, strategy: AllocationStrategy) -> Answer:
     """A placement that breaks no rule, or why there is none; and a complaint about the strategy."""
-    return _place_one(request, Books(fleet), strategy, Explainer())
+    books = Books(fleet)
+    one = books.folded(request)
+    return _unfolded(_place_one(one, books, strategy, Explainer()), request, one)
 
 
 def place_all(
@@ -33,13 +36,30 @@ def place_all(
 
     A strategy that plans replicas together is asked once; of its answers those that break a rule
     are refused, the others stand. Any other strategy is asked for one replica after the other, and
-    sees the claims of those before. Never raises.
+    sees the claims of those before. Ranks that share a CPU are one rank to it. Never raises.
     """
     if not requests:
         return []
     books = Books(fleet)
+    ones = [books.folded(request) for request in requests]
+    answers = _all_placed(ones, books, strategy)
+    return list(map(_unfolded, answers, requests, ones))
+
+
+def _unfolded(answer: Answer, request: PlacementRequest, one: PlacementRequest) -> Answer:
+    placed, complaint = answer
+    if isinstance(placed, Placement):
+        placed = unfolded(placed, request.deployment, one.deployment)
+    return placed, complaint
+
+
+def _all_placed(
+    requests: Sequence[PlacementRequest], books: "Books", strategy: AllocationStrategy
+) -> list[Answer]:
     problem = PlacementProblem(
-        requests=tuple(map(_own_copy, requests)), fleet=fleet, admits=books.admission.admits
+        requests=tuple(map(_own_copy, requests)),
+        fleet=books.before,
+        admits=books.admission.admits,
     )
     try:
         together = _as_many(strategy.place_all(problem), len(requests))
@@ -64,6 +84,19 @@ class Books:
         self.admission = Admission(fleet)
         self._views = {view.uuid: view for view in fleet.devices}
         self._fleet: Fleet | None = fleet
+        self._folded: dict[int, tuple[Deployment, Deployment]] = {}
+
+    def folded(self, request: PlacementRequest) -> PlacementRequest:
+        """With the ranks that will share a device as one; equal deployments stay one object."""
+        deployment = request.deployment
+        known = self._folded.get(id(deployment))
+        if known is None:
+            one = folded(deployment, self.admission.platform(request))
+            # The deployment is kept, so that its id stays its own.
+            known = self._folded[id(deployment)] = (deployment, one)
+        if known[1] is deployment:
+            return request
+        return structs.replace(request, deployment=known[1])
 
     def fleet(self) -> Fleet:
         """With the claims so far."""

@@ -111,11 +111,11 @@ class Explainer:
         for need in possible:
             if any(_would_fit(need, largest_first) for largest_first in sizes):
                 each = "whole devices" if need.whole else f"up to {gib(need.rank_bytes)} each"
-                message = f"{need.shape} needs {each}; the others' claims leave too little"
+                message = f"{need.words} needs {each}; the others' claims leave too little"
                 return Refusal(None, "capacity", message)
         least = min(possible, key=lambda need: need.rank_bytes)
         message = (
-            f"{least.shape} needs {gib(least.rank_bytes)} of each device: "
+            f"{least.words} needs {gib(least.rank_bytes)} of each device: "
             f"no node has {least.devices} so large"
         )
         return Refusal(None, "memory", message)

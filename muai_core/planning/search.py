@@ -296,7 +296,7 @@ class Search:
             )
         need = needs.groups[0][0]
         each = "all of each" if need.whole else f"{gib(need.rank_bytes)} of each"
-        return f"no node has {need.devices} devices with room left for {need.shape} ({each})"
+        return f"no node has {need.devices} devices with room left for {need.words} ({each})"
 
     def _admitted(self, item: Item, node: Node) -> Sequence[int]:
         return self.board.admitted(item.needs, item.request, node)

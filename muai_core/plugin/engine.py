@@ -37,7 +37,8 @@ class LaunchRequest(Struct, frozen=True, kw_only=True):
     deployment: Deployment
     replica_id: str
     epoch: int
-    #: In rank order; `stages[s][t]` gives the same devices as UUIDs per pipeline stage.
+    #: In rank order; `stages[s][t]` gives the same devices as UUIDs per pipeline stage. Ranks on a
+    #: CPU share it: then it is there once for each of them.
     devices: tuple[Device, ...]
     stages: tuple[tuple[str, ...], ...]
     #: Layers of each stage, as for VLLM_PP_LAYER_PARTITION; empty: the engine's own choice.

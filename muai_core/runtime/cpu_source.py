@@ -30,6 +30,7 @@ class CpuSource(DeviceSource):
             platform="cpu",
             name=_cpu_name(),
             memory_total_bytes=memory.total,
+            core_count=len(psutil.Process().cpu_affinity()),
         )
         used = memory.total - memory.available
         # It is the mean since the last call: the first figure is about no time at all.

@@ -153,6 +153,7 @@ def _facts(device: Device) -> View:
         "cuda_version": device.cuda_version,
         "numa_node": device.numa_node,
         "cpu_affinity": device.cpu_affinity,
+        "core_count": device.core_count,
         "island": device.island,
     }
 

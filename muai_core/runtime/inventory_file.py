@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
@@ -107,6 +107,7 @@ class _Recorded(Struct, frozen=True, kw_only=True):
     cuda_version: str | None = None
     numa_node: int | None = None
     cpu_affinity: str | None = None
+    core_count: Annotated[int, msgspec.Meta(ge=1)] | None = None
     present: bool = True
     health: Health = Health.HEALTHY
     health_reason: str | None = None

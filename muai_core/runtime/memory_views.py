@@ -53,7 +53,7 @@ def ranks_view(deployment: Deployment, placement: Placement | None) -> list[View
 
 
 def claims_by_kind(deployment: Deployment, placement: Placement) -> Iterator[tuple[str, View]]:
-    """For each device of a placement what is claimed for what; the kinds sum up to the claim."""
+    """For each rank its device, and what is claimed for what; the kinds sum up to the claim."""
     stages: Sequence[RankMemory | None] = deployment.ranks(placement) or [None] * len(
         placement.stages
     )
@@ -70,13 +70,17 @@ def tokens_that_fit(
 ) -> int | None:
     """Tokens of KV cache for which there would be room if the replica had all that is left.
 
-    The tightest rank decides. None: unknown, or there is no end (no rank keeps keys and values).
+    The tightest device decides. None: unknown, or there is no end (no rank keeps keys and values).
     """
-    found: list[int] = []
+    ranks: dict[str, list[View]] = {}
     for rank in ranks_view(deployment, placement):
         if rank["kv_bytes_per_token"] > 0 and rank["device"] in devices:
-            room = rank["kv_cache_bytes"] + devices[rank["device"]].free_bytes
-            found.append(room // rank["kv_bytes_per_token"])
+            ranks.setdefault(rank["device"], []).append(rank)
+    found = (
+        (devices[uuid].free_bytes + sum(one["kv_cache_bytes"] for one in here))
+        // sum(one["kv_bytes_per_token"] for one in here)
+        for uuid, here in ranks.items()
+    )
     return min(found, default=None)
 
 

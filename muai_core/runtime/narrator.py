@@ -81,7 +81,7 @@ class Narrator:
     def _action(self, state: State, action: act.Action) -> None:
         match action:
             case act.StartReplica():
-                devices = ", ".join(map(_name, action.devices))
+                devices = ", ".join(dict.fromkeys(map(_name, action.devices)))
                 self._once(
                     action.replica_id,
                     "info",

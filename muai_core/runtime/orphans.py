@@ -85,7 +85,7 @@ class Orphan(Struct, frozen=True, kw_only=True):
         found = f"replica {self.replica_id} (epoch {self.epoch}) was left by a controller that died"
         if not self.survivors:
             return f"{found}: killed pid {pids}"
-        devices = ", ".join(self.devices) or "unknown"
+        devices = ", ".join(dict.fromkeys(self.devices)) or "unknown"
         return f"{found} and does not die: {'; '.join(self.survivors)}; it may hold {devices}"
 
 

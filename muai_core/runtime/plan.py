@@ -95,7 +95,7 @@ def _placed_view(replica: Replica, deployment: Deployment, devices: dict[str, De
         **shape_view(placement.shape),
         "stages": [list(stage) for stage in placement.stages],
         "layers": list(placement.layers) or None,
-        "claims": dict(zip(placement.devices, placement.claims, strict=True)),
+        "claims": placement.claims_by_device,
         "ranks": ranks_view(deployment, placement),
         "kv_tokens_possible": tokens_that_fit(deployment, placement, devices),
         "reason": placement.reason or None,
@@ -134,7 +134,9 @@ def _kinds_by_device(state: State) -> dict[str, dict[str, View]]:
     found: dict[str, dict[str, View]] = {}
     for replica_id, (deployment, placement) in _holders(state).items():
         for uuid, kinds in claims_by_kind(deployment, placement):
-            found.setdefault(uuid, {})[replica_id] = kinds
+            known = found.setdefault(uuid, {}).setdefault(replica_id, dict.fromkeys(kinds, 0))
+            for kind, amount_bytes in kinds.items():
+                known[kind] += amount_bytes
     return found
 
 

@@ -11,7 +11,7 @@ def claims_of(replica: Replica) -> dict[str, int]:
     """What it claims, by device UUID; empty when it holds no devices."""
     if replica.placement is None or replica.state not in HOLDS_DEVICES:
         return {}
-    return dict(zip(replica.placement.devices, replica.placement.claims, strict=True))
+    return replica.placement.claims_by_device
 
 
 def fleet_without(replica: Replica, fleet: Fleet) -> Fleet:

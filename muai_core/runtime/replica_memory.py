@@ -50,17 +50,15 @@ def planned_ranks(
         count = needs.at(shape.tensor_parallel_size).layer_count
         partition = placement.layers or even_partition(count, shape.pipeline_parallel_size)
         predicted = needs.ranks(shape, partition)
-    claims = dict(zip(placement.devices, placement.claims, strict=False))
-    by_uuid = {device.uuid: device for device in devices}
-    return tuple(
-        PlannedRank(
-            device=by_uuid[uuid],
-            stage=number,
-            claimed_bytes=claims.get(uuid, 0),
-            predicted=rank,
-        )
+    ranks = [
+        (uuid, number, rank)
         for number, (stage, rank) in enumerate(zip(placement.stages, predicted, strict=True))
         for uuid in stage
+    ]
+    by_uuid = {device.uuid: device for device in devices}
+    return tuple(
+        PlannedRank(device=by_uuid[uuid], stage=stage, claimed_bytes=claim, predicted=rank)
+        for (uuid, stage, rank), claim in zip(ranks, placement.claims, strict=True)
         if uuid in by_uuid
     )
 
@@ -76,7 +74,7 @@ def starts_to_keep(memory: ReplicaMemory, now_s: float) -> list[MeasuredStart]:
         measured = MeasuredRank(
             claimed_bytes=rank.claimed_bytes,
             predicted=rank.predicted,
-            held_bytes=held.get(rank.device.uuid),
+            held_bytes=_held_bytes(memory, rank),
             device_bytes=rank.device.memory_total_bytes,
         )
         if place not in largest or (measured.held_bytes or 0) > (largest[place].held_bytes or 0):
@@ -102,17 +100,25 @@ def starts_to_keep(memory: ReplicaMemory, now_s: float) -> list[MeasuredStart]:
 
 
 def metric_rows(replica_id: str, memory: ReplicaMemory) -> tuple[MemoryRow, ...]:
-    """For each rank and kind what was predicted, and what was measured."""
-    rows = []
+    """For each device and kind what was predicted, and what was measured."""
+    found: dict[tuple[str, bool, str], int] = {}
     for rank in memory.ranks:
         for is_measured, kinds in (
             (False, _predicted(memory, rank)),
             (True, _measured(memory, rank)),
         ):
             for kind, amount_bytes in kinds.items():
-                labels = (memory.deployment, replica_id, rank.device.uuid, kind)
-                rows.append(MemoryRow(is_measured, MetricPoint(labels, float(amount_bytes))))
-    return tuple(rows)
+                key = rank.device.uuid, is_measured, kind
+                found[key] = found.get(key, 0) + amount_bytes
+    for uuid, held_bytes in (memory.held_bytes or {}).items():
+        found[uuid, True, "total"] = held_bytes
+    return tuple(
+        MemoryRow(
+            is_measured,
+            MetricPoint((memory.deployment, replica_id, uuid, kind), float(amount_bytes)),
+        )
+        for (uuid, is_measured, kind), amount_bytes in found.items()
+    )
 
 
 def memory_view(memory: ReplicaMemory) -> list[dict[str, Any]]:
@@ -144,9 +150,9 @@ def _predicted(memory: ReplicaMemory, rank: PlannedRank) -> dict[str, int]:
 
 
 def _measured(memory: ReplicaMemory, rank: PlannedRank) -> dict[str, int]:
-    told, held = memory.told, memory.held_bytes or {}
+    told = memory.told
     kinds = {
-        "total": held.get(rank.device.uuid),
+        "total": _held_bytes(memory, rank),
         "weights": told.weights_bytes,
         "kv_cache": told.kv_cache_bytes,
         "activation": told.activation_bytes,
@@ -154,3 +160,11 @@ def _measured(memory: ReplicaMemory, rank: PlannedRank) -> dict[str, int]:
         "runtime": told.runtime_bytes,
     }
     return {kind: amount for kind, amount in kinds.items() if amount is not None}
+
+
+def _held_bytes(memory: ReplicaMemory, rank: PlannedRank) -> int | None:
+    """What the rank holds of its device; None: not known, or only what several ranks hold."""
+    uuid = rank.device.uuid
+    if memory.placement.devices.count(uuid) > 1:
+        return None
+    return (memory.held_bytes or {}).get(uuid)

@@ -32,10 +32,14 @@ def reason_of(state: State, replica: Replica) -> Reason:
             return cast(Reason, word)
     need = min(shape.device_count for shape in deployment.shapes)
     refused = {one.device: one.filter for one in blocked.refusals if one.device is not None}
+    if "shape" in refused.values():
+        return "shape"
     devices = fleet_of(state).devices
     for name in reversed(_FILTERS):
         left = [view for view in devices if _reaches(refused.get(view.uuid), name)]
-        if name in refused.values() and _most_on_a_node(left) >= need:
+        # Ranks share a CPU, so one is enough.
+        enough = _most_on_a_node(left) >= need or any(one.device.kind == "cpu" for one in left)
+        if name in refused.values() and enough:
             return cast(Reason, name)
     return "shape"
 
