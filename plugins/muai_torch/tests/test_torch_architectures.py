@@ -5,10 +5,10 @@ import random
 import pytest
 import torch
 import transformers
-from muai_transformers.acceleration import accelerate
-from muai_transformers.batching import Batcher
-from muai_transformers.model import LoadedModel, UnsupportedModelError
-from muai_transformers.sequence import Chooser, Limits, Sequence
+from muai_torch.acceleration import accelerate
+from muai_torch.batching import Batcher
+from muai_torch.model import LoadedModel, UnsupportedModelError
+from muai_torch.sequence import Chooser, Limits, Sequence
 from transformers import PreTrainedTokenizerFast
 
 from muai_core.engine_server.stop import TextStream

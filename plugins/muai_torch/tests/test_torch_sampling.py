@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 import torch
-from muai_transformers.sampling import choose, score
-from muai_transformers.sequence import Chooser
+from muai_torch.sampling import choose, score
+from muai_torch.sequence import Chooser
 
 
 def draws(logits: list[float], count: int, temperature: float, top_p: float) -> Counter[int]:

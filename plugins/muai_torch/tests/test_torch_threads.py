@@ -1,7 +1,7 @@
 """The tuner finds the faster number of threads, stays there, and notices when it changes."""
 
 import pytest
-from muai_transformers.threads import ThreadTuner
+from muai_torch.threads import ThreadTuner
 
 
 def run(tuner: ThreadTuner, seconds: dict[int, float], passes: int) -> list[int]:

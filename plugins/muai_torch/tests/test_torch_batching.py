@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from muai_transformers.batching import Batcher
-from muai_transformers.model import LoadedModel
-from muai_transformers.sequence import Chooser, Limits, Sequence
+from muai_torch.batching import Batcher
+from muai_torch.model import LoadedModel
+from muai_torch.sequence import Chooser, Limits, Sequence
 
 from muai_core.engine_server.protocol import Delta
 from muai_core.engine_server.stop import TextStream

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 import torch
 
 from muai_core.engine_server.protocol import Delta, FinishReason, TokenLogprob
-from muai_transformers.model import LoadedModel
-from muai_transformers.sampling import TokenScores, choose, score
-from muai_transformers.sequence import Limits, Sequence
-from muai_transformers.slots import Batch, Shape, SlotCache, shape_for
+from muai_torch.model import LoadedModel
+from muai_torch.sampling import TokenScores, choose, score
+from muai_torch.sequence import Limits, Sequence
+from muai_torch.slots import Batch, Shape, SlotCache, shape_for
 
 
 class Batcher:

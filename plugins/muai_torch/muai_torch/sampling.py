@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from msgspec import Struct
 
-from muai_transformers.sequence import Chooser
+from muai_torch.sequence import Chooser
 
 TOP_CANDIDATES = 256
 

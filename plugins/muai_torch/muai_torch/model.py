@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from muai_transformers.slots import Batch, Shape, SlotCache
+from muai_torch.slots import Batch, Shape, SlotCache
 
 BATCHABLE_LAYERS = frozenset({"full_attention", "sliding_attention"})
 

@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from muai_transformers.slots import Batch, Shape, SlotCache, shape_for
+from muai_torch.slots import Batch, Shape, SlotCache, shape_for
 
 CPU = torch.device("cpu")
 

@@ -25,12 +25,12 @@ from muai_core.engine_server.protocol import (
     Status,
 )
 from muai_core.engine_server.stop import TextStream
-from muai_transformers.sequence import Chooser, Limits, Sequence
-from muai_transformers.threads import ThreadTuner
+from muai_torch.sequence import Chooser, Limits, Sequence
+from muai_torch.threads import ThreadTuner
 
 if TYPE_CHECKING:
-    from muai_transformers.batching import Batcher
-    from muai_transformers.model import LoadedModel
+    from muai_torch.batching import Batcher
+    from muai_torch.model import LoadedModel
 
 _logger = logging.getLogger(__name__)
 _Outcome = Delta | Exception
@@ -131,8 +131,8 @@ class TransformersGenerator:
                     self._wake.notify()
 
     def _prepare(self) -> None:
-        from muai_transformers.batching import Batcher
-        from muai_transformers.memory import held_bytes
+        from muai_torch.batching import Batcher
+        from muai_torch.memory import held_bytes
 
         model = self._load()
         bytes_per_token = model.probe()

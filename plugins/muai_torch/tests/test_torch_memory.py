@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from muai_transformers.acceleration import PackedLinear
-from muai_transformers.memory import held_bytes
-from muai_transformers.model import LoadedModel
+from muai_torch.acceleration import PackedLinear
+from muai_torch.memory import held_bytes
+from muai_torch.model import LoadedModel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
