@@ -80,15 +80,8 @@ def main() -> None:
 
 def unpack(folder: Path) -> None:
     """Writes the GGUF weights as a Hugging Face folder that every engine can load."""
-    code = (
-        "import sys, torch; from pathlib import Path;"
-        "from muai_transformers import loading, source;"
-        "options = loading.LoadOptions(source=source.find_source(sys.argv[1]), dtype='bfloat16',"
-        " cache_folder=Path(sys.argv[2]).parent / 'unpacked');"
-        "loading.load(options);"
-        "next(options.cache_folder.iterdir()).rename(sys.argv[2])"
-    )
-    subprocess.run([sys.executable, "-c", code, SOURCE, folder], check=True)
+    tool = Path(__file__).parents[1] / "tools" / "unpack_model.py"
+    subprocess.run([sys.executable, tool, SOURCE, folder], check=True)
 
 
 def commands(arguments: argparse.Namespace, model: Path) -> dict[str, list[str]]:
