@@ -1,16 +1,45 @@
-"""An engine under test, with what its clauses need to start and to ask replicas of it."""
+"""An engine under test, with what its clauses need to start and to ask replicas of it.
 
+Real engines start slowly, so most clauses share one replica, and a second one beside it. Clauses
+run in the order of their numbers: those that end a replica come last. Each works on its own, too:
+what it needs is started when it is first asked for.
+"""
+
+import asyncio
+import inspect
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from muai_core.control import events as ev
 from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device
+from muai_core.model.device import Device, DeviceReading
 from muai_core.model.memory import Shape
 from muai_core.plugin.device_source import DeviceSource
 from muai_core.plugin.engine import Engine
+from muai_core.plugin.loading import ENTRY_POINT_GROUP
+from muai_core.runtime.bring_up import StageDeadlines
+from muai_core.runtime.cpu_source import CpuSource
+from muai_core.runtime.process import Release
+from muai_core.testing.clauses import ClauseFailure, ClauseSkipped
+from muai_core.testing.engine.bench import Bench, Replica, placement_of, reshaped
+from muai_core.testing.engine.client import Client, Reply
+from muai_core.testing.engine.remains import Identity, Orphanage, Remains
+
+ResultT = TypeVar("ResultT")
+
+#: Every replica is asked this first, once it is said to be ready.
+FIRST_BODY = {"prompt": "Good morning", "max_tokens": 1, "temperature": 0}
+#: Asked in every shape.
+PROMPTS = ("The ship left the harbor", "Two and two", "Once upon a time")
+#: No load is done so soon.
+CUT_SHORT_S = 0.05
+_LOOK_EVERY_S = 0.1
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -26,10 +55,45 @@ class Limits(Struct, frozen=True, kw_only=True):
     abort_s: float = 1.0
     #: From the death of a rank until it is told.
     rank_loss_s: float = 0.5
+    #: From the end of the last process until a driver gives its memory back.
+    memory_back_s: float = 10.0
+    #: Importing the plugin, in processor time beyond the core's own import.
+    import_s: float = 0.1
+
+
+class LoadingLook(Struct, frozen=True):
+    """What a replica answered at one moment before it was ready."""
+
+    models: tuple[str, ...]
+    #: Of the readiness path, asked after the models; None: no answer.
+    status: int | None
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    """A replica that got ready."""
+
+    replica: Replica
+    remains: Remains
+    #: The answer to the first completion, asked at once.
+    first: Reply
+    looks: tuple[LoadingLook, ...]
+    #: Memory in use by device just before the start; None: nobody tells.
+    used_bytes: dict[str, int | None]
+
+
+class Stopped(Struct, frozen=True, kw_only=True):
+    """What a stop came to."""
+
+    end: ev.ReplicaExited | ev.ReplicaStartFailed | None
+    release: Release
+    processes: tuple[str, ...]
+    shared_memory: tuple[str, ...]
+    #: Memory in use before its start on the devices that it claimed, as in `Started`.
+    used_bytes: dict[str, int | None]
 
 
 class EngineSubject:
-    """One engine and one deployment."""
+    """One engine and one deployment. Use it on the main thread, and close it."""
 
     def __init__(
         self,
@@ -45,13 +109,333 @@ class EngineSubject:
         plugin_module: str | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """`deployment` None: the clauses that need a model are not applicable."""
+        """`deployment` None: the clauses that need a model are not applicable. `folder` is for
+        logs and broken copies of the model; no `devices`: the CPU of this machine.
+        """
         self.engine = engine
-        self.deployment = deployment
+        self.folder = folder
+        self.shapes = shapes
+        self.limits = limits or Limits()
+        self._deployment = deployment
+        self._devices = devices or CpuSource().observe(0.0).devices
+        self._source = device_source
+        self.python = python
+        self._environment = dict(environment or {})
+        self._plugin_module = plugin_module
+        self._orphanage: Orphanage | None = None
+        self._benches: dict[float, Bench] = {}
+        self._live: list[Started] = []
+        self._first: Started | ClauseFailure | None = None
+        self._second: Started | None = None
+        self._first_stopped: Stopped | None = None
+        self._texts: tuple[str, ...] | None = None
 
     @property
     def capabilities(self) -> tuple[str, ...]:
         return self.engine.capabilities
 
+    @property
+    def deployment(self) -> Deployment:
+        """Raises ClauseSkipped without one."""
+        if self._deployment is None:
+            raise ClauseSkipped("no model to serve was given")
+        return self._deployment
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        return self._devices
+
+    @property
+    def device_source(self) -> DeviceSource | None:
+        return self._source
+
+    @property
+    def plugin_module(self) -> str:
+        """Where the plugin's hooks are, or at least the engine itself."""
+        if self._plugin_module is not None:
+            return self._plugin_module
+        home = type(self.engine).__module__
+        for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
+            if point.module.partition(".")[0] == home.partition(".")[0]:
+                return point.module
+        return home
+
+    @property
+    def plugin_file(self) -> str | None:
+        """The file of that module, for a plugin that cannot be imported by its name."""
+        module = sys.modules.get(self.plugin_module)
+        return inspect.getsourcefile(module) if module is not None else None
+
+    # The shared replica, and a second one beside it
+
+    def first(self) -> Started:
+        """The shared replica, ready. Raises ClauseSkipped when it did not start (`why_not`)."""
+        if isinstance(self._first, Started) and self._first.replica.ended is not None:
+            # A clause has cost it; the next ones get another.
+            self._live = [one for one in self._live if one is not self._first]
+            self._first = None
+        if self._first is None:
+            try:
+                self._first = self.start_ready(watch=True)
+            except ClauseFailure as failure:
+                self._first = failure
+        if isinstance(self._first, ClauseFailure):
+            raise ClauseSkipped("no replica started, see the clause on getting ready")
+        return self._first
+
+    def why_not(self) -> ClauseFailure | None:
+        """Why the shared replica did not start."""
+        try:
+            self.first()
+        except ClauseSkipped:
+            if isinstance(self._first, ClauseFailure):
+                return self._first
+            raise
+        return None
+
+    def second(self) -> Started:
+        """Another one: at the side of the first where that still runs. Raises ClauseFailure."""
+        if self._second is None or self._second.replica.ended is not None:
+            self._second = self.start_ready(devices=self._spare_devices())
+        return self._second
+
+    def first_stopped(self) -> Stopped:
+        """Stops the first one, once, and says how that went."""
+        if self._first_stopped is None:
+            started = self.first()
+            if self.shapes:
+                self.texts()
+            shared = {device.uuid for device in started.replica.devices}
+            beside = self._second
+            if beside is not None and shared & {d.uuid for d in beside.replica.devices}:
+                # Whose memory is back could not be told.
+                self.stop(beside)
+                self._second = None
+            self._first_stopped = self.stop(started)
+        return self._first_stopped
+
+    def alone(self) -> None:
+        """Stops whatever runs."""
+        for started in list(self._live):
+            self.stop(started)
+        self._first = None if isinstance(self._first, Started) else self._first
+        self._second = None
+
+    def texts(self) -> tuple[str, ...]:
+        """The greedy answers to PROMPTS in the deployment's own shape."""
+        if self._texts is None:
+            started = self._first if isinstance(self._first, Started) else None
+            if started is None or not started.replica.serves:
+                started = self.start_ready()
+            self._texts = self.greedy_texts(started)
+            if started is not self._first:
+                self.stop(started)
+        return self._texts
+
+    def greedy_texts(self, started: Started) -> tuple[str, ...]:
+        async def ask(client: Client) -> tuple[str, ...]:
+            return tuple([(await client.complete(prompt)).text for prompt in PROMPTS])
+
+        return self.ask(started, ask)
+
+    # One replica
+
+    def start(
+        self,
+        deployment: Deployment | None = None,
+        *,
+        devices: tuple[Device, ...] | None = None,
+        port: int | None = None,
+        bench: Bench | None = None,
+    ) -> tuple[Replica, Remains]:
+        """Orders a start; `bench.run` lets it proceed."""
+        wanted = deployment or self.deployment
+        count = wanted.tensor_parallel_size * wanted.pipeline_parallel_size
+        chosen = devices if devices is not None else self.some_devices(count)
+        if self._orphanage is None:
+            self._orphanage = Orphanage()
+        remains = Remains()
+        placement = placement_of(chosen, wanted)
+        return (bench or self.bench()).start(wanted, placement, chosen, port=port), remains
+
+    def start_ready(
+        self,
+        deployment: Deployment | None = None,
+        *,
+        devices: tuple[Device, ...] | None = None,
+        watch: bool = False,
+    ) -> Started:
+        """One more replica that serves. Raises ClauseFailure when it does not get there."""
+        used_bytes = {device.uuid: self.used_bytes(device.uuid) for device in self._devices}
+        replica, remains = self.start(deployment, devices=devices)
+        bench = self.bench()
+        looks: list[LoadingLook] = []
+
+        async def bring_up() -> Reply:
+            await self._watch(replica, looks if watch else None)
+            async with self._client(replica) as client:
+                return await client.post("/v1/completions", FIRST_BODY)
+
+        try:
+            first = bench.run(bring_up())
+        except ClauseFailure:
+            bench.run(bench.stop(replica, 0))
+            remains.sweep(self.identities())
+            raise
+        started = Started(
+            replica=replica,
+            remains=remains,
+            first=first,
+            looks=tuple(looks),
+            used_bytes=used_bytes,
+        )
+        self._live.append(started)
+        self.note(started)
+        return started
+
+    def note(self, started: Started) -> None:
+        """Remembers what the replica consists of now."""
+        replica = started.replica
+        assert replica.pid is not None
+        others = self.identities(beside=started)
+        started.remains.note(replica.pid, replica.marker, replica.launch, others)
+
+    def ask(self, started: Started, work: Callable[[Client], Awaitable[ResultT]]) -> ResultT:
+        """The result of `work` with a client of that replica. Raises what it raises."""
+
+        async def asking() -> ResultT:
+            async with self._client(started.replica) as client:
+                return await work(client)
+
+        return self.bench().run(asking())
+
+    def ask_first(self, work: Callable[[Client], Awaitable[ResultT]]) -> ResultT:
+        """The same with the shared replica."""
+        return self.ask(self.first(), work)
+
+    def stop(self, started: Started, grace_s: float | None = None) -> Stopped:
+        """Stops a replica and looks at what it left, which is then removed."""
+        if started.replica.ended is None:
+            self.note(started)
+        grace = self.limits.stop_grace_s if grace_s is None else grace_s
+        release = self.bench().run(self.bench().stop(started.replica, grace))
+        return self._left(started, release)
+
+    def ended(self, started: Started) -> Stopped:
+        """What a replica that ended unasked left, which is then removed."""
+        release = self.bench().run(self.bench().gone(started.replica))
+        return self._left(started, release)
+
+    def _left(self, started: Started, release: Release) -> Stopped:
+        if started in self._live:
+            self._live.remove(started)
+        others = self.identities()
+        stopped = Stopped(
+            end=started.replica.ended,
+            release=release,
+            processes=tuple(started.remains.processes(others)),
+            shared_memory=tuple(started.remains.shared_memory()),
+            used_bytes={
+                device.uuid: started.used_bytes[device.uuid] for device in started.replica.devices
+            },
+        )
+        started.remains.sweep(others)
+        return stopped
+
+    def identities(self, beside: Started | None = None) -> set[Identity]:
+        """The processes of all replicas that are to go on, beside the given one."""
+        return {
+            identity
+            for started in self._live
+            if started is not beside
+            for identity in started.remains.members | started.remains.adopted
+        }
+
+    # The surroundings
+
+    def bench(self) -> Bench:
+        """Starts have all the time that the limits give them."""
+        return self._bench(self.limits.start_s)
+
+    def hurried_bench(self) -> Bench:
+        """The load of a start may take no time here."""
+        return self._bench(CUT_SHORT_S)
+
+    def some_devices(self, count: int) -> tuple[Device, ...]:
+        """So many devices, one for each rank; a CPU is shared. Raises ClauseSkipped."""
+        if self._devices[0].kind == "cpu":
+            return (self._devices[0],) * count
+        if count > len(self._devices):
+            raise ClauseSkipped(f"it needs {count} devices, {len(self._devices)} were given")
+        return self._devices[:count]
+
+    def used_bytes(self, uuid: str) -> int | None:
+        """Memory in use on a device, as the source says it; None: nobody tells."""
+        found = self.readings().get(uuid)
+        return found.memory_used_bytes if found is not None else None
+
+    def readings(self) -> dict[str, DeviceReading]:
+        if self._source is None:
+            return {}
+        readings = self._source.observe(time.monotonic()).readings
+        return {reading.uuid: reading for reading in readings}
+
+    def shaped(self, shape: Shape) -> Deployment:
+        return reshaped(self.deployment, shape.tensor_parallel_size, shape.pipeline_parallel_size)
+
+    def with_source(self, source: str) -> Deployment:
+        return structs.replace(self.deployment, source=source)
+
     def close(self) -> None:
-        """Ends what runs."""
+        """Ends what runs and removes what was left. Once."""
+        self.alone()
+        for bench in self._benches.values():
+            bench.close(self.limits.stop_grace_s)
+        if self._orphanage is not None:
+            self._orphanage.close()
+
+    def _bench(self, load_s: float) -> Bench:
+        if load_s not in self._benches:
+            start_s = self.limits.start_s
+            self._benches[load_s] = Bench(
+                self.engine,
+                folder=self.folder / f"bench-{len(self._benches)}",
+                python=self.python,
+                environment=self._environment,
+                deadlines=StageDeadlines(spawn_s=start_s, load_s=load_s, ready_s=start_s),
+            )
+        return self._benches[load_s]
+
+    def _client(self, replica: Replica) -> Client:
+        assert replica.launch is not None
+        return Client(replica.launch, timeout_s=self.limits.answer_s)
+
+    def _spare_devices(self) -> tuple[Device, ...]:
+        """Devices that the first replica has not, where there are enough; else the same."""
+        deployment = self.deployment
+        count = deployment.tensor_parallel_size * deployment.pipeline_parallel_size
+        spare = self._devices[count:] if self._devices[0].kind != "cpu" else ()
+        return spare[:count] if len(spare) >= count else self.some_devices(count)
+
+    async def _watch(self, replica: Replica, looks: list[LoadingLook] | None) -> None:
+        """Until the replica is ready, looking at it meanwhile. Raises ClauseFailure."""
+        ready = asyncio.ensure_future(self.bench().ready(replica, self.limits.start_s))
+        try:
+            while looks is not None and not ready.done():
+                await asyncio.wait({ready}, timeout=_LOOK_EVERY_S)
+                if not ready.done() and replica.launch is not None:
+                    looks.append(await self._look(replica))
+            await ready
+        finally:
+            ready.cancel()
+
+    async def _look(self, replica: Replica) -> LoadingLook:
+        assert replica.launch is not None
+        path = replica.launch.readiness_path
+        async with self._client(replica) as client:
+            models = await client.models()
+            try:
+                status = (await client.get(path)).status
+            except ClauseFailure:
+                status = None  # It does not listen yet, or not any more: the start will tell.
+        return LoadingLook(tuple(models or ()), status)

@@ -1,0 +1,13 @@
+"""A plugin that works while it is imported: the defect `slow_to_import`."""
+
+import time
+
+from muai_core.testing.fakes.engine import muai_engines
+
+__all__ = ["muai_engines"]
+
+_BUSY_S = 0.3
+
+_began_s = time.process_time()
+while time.process_time() - _began_s < _BUSY_S:
+    pass
