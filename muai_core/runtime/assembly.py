@@ -13,6 +13,7 @@ from muai_core.plugin.device_source import DeviceSource
 from muai_core.plugin.metric_sink import MetricSink
 from muai_core.runtime.bring_up import StageDeadlines
 from muai_core.runtime.executor import EngineRunner
+from muai_core.runtime.launches import Launches
 from muai_core.runtime.ports import PortAllocator
 from muai_core.runtime.resolution import Resolved
 from muai_core.runtime.sinks import SinkRunners
@@ -90,7 +91,7 @@ def stage_deadlines(loaded: LoadedConfig) -> StageDeadlines:
     )
 
 
-def engine_runner(loaded: LoadedConfig, python: str) -> EngineRunner:
+def engine_runner(loaded: LoadedConfig, python: str, launches: Launches) -> EngineRunner:
     """What launches engines; `python` is the interpreter of those whose config names none."""
     engines = loaded.plugins.engines
     return EngineRunner(
@@ -98,4 +99,5 @@ def engine_runner(loaded: LoadedConfig, python: str) -> EngineRunner:
         {name: loaded.python_for(name) or python for name in engines},
         {name: section.env for name, section in loaded.config.engines.items()},
         PortAllocator(),
+        launches,
     )

@@ -30,6 +30,7 @@ from muai_core.runtime.executor import Executor
 from muai_core.runtime.inbox import Inbox
 from muai_core.runtime.instance import Instance, using
 from muai_core.runtime.journal import Journal
+from muai_core.runtime.launches import Launches
 from muai_core.runtime.log_watch import LogWatch
 from muai_core.runtime.measured_starts import MeasuredStarts
 from muai_core.runtime.memory_return import MemoryReturn
@@ -46,6 +47,7 @@ from muai_core.telemetry import collect
 from muai_core.telemetry.devices import DeviceCollector, device_facts
 from muai_core.telemetry.memory import memory_families
 from muai_core.telemetry.meters import ControllerMeter, GatewayMeter
+from muai_core.telemetry.passed_on import PassedOn
 from muai_core.telemetry.registry import Registry
 
 _log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class Controller:
         self._device_collector = DeviceCollector(
             stale_after_s=_STALE_AFTER_INTERVALS * loaded.config.devices.observe_interval_s
         )
+        self._passed_on = PassedOn()
         #: True once the gateway listens and `stop` has something to stop.
         self.started = False
         self._stopping = False
@@ -176,12 +179,13 @@ class Controller:
                 self.clock,
             )
             stack.push_async_callback(self._end_self_tests)
-            self.progress = ProgressPoller()
+            self.launches = Launches()
+            self.progress = ProgressPoller(self.launches)
             stack.push_async_callback(self.progress.close)
             self.executor = Executor(
                 self.supervisor,
                 self.gateway,
-                assembly.engine_runner(self._loaded, self._python),
+                assembly.engine_runner(self._loaded, self._python, self.launches),
                 self._publish,
                 self._inbox.put,
                 self.clock,
@@ -338,7 +342,9 @@ class Controller:
     async def _publish_metrics(self) -> None:
         while True:
             try:
-                await self.progress.poll(self.plane.state.routes.routes)
+                self.launches.keep(self.plane.state.replicas)
+                routes = self.plane.state.routes.routes
+                await self.progress.poll(routes, with_metrics=bool(self.sinks))
                 self.sinks.offer(await self._families())
             except Exception:  # noqa: BLE001 - whatever it was, it is logged
                 # Metrics that cannot be made must not end those of the next second.
@@ -352,6 +358,9 @@ class Controller:
         )
         # A thousand GPUs have seventy thousand series: too many to make on the loop.
         devices = await asyncio.to_thread(self._device_collector.collect, facts)
+        engines = await asyncio.to_thread(
+            self._passed_on.families, tuple(self.progress.metrics.values())
+        )
         return (
             *collect.controller_families(
                 muai_core.__version__, self.clock(), self.journal.state.size_bytes
@@ -361,6 +370,7 @@ class Controller:
             *memory_families(self.start_memory.rows()),
             *devices,
             *self._registry.collect(),
+            *engines,
         )
 
     def _in_flight(self) -> dict[tuple[str, int], int]:

@@ -17,6 +17,7 @@ from muai_core.model.routing import RoutingTable
 from muai_core.plugin.engine import Engine, LaunchRequest, LaunchSpec
 from muai_core.runtime.daemon_thread import in_daemon_thread
 from muai_core.runtime.environment import device_environment
+from muai_core.runtime.launches import Launches
 from muai_core.runtime.memory_return import MemoryReturn
 from muai_core.runtime.ports import PortAllocator
 from muai_core.runtime.self_tests import SelfTests
@@ -36,12 +37,17 @@ class EngineRunner:
         pythons: Mapping[str, str],
         environments: Mapping[str, Mapping[str, str]],
         ports: PortAllocator,
+        launches: Launches | None = None,
     ) -> None:
-        """`pythons` and `environments` go by engine name and come from `engines.<name>`."""
+        """`pythons` and `environments` go by engine name and come from `engines.<name>`.
+
+        `launches` is told of every answer.
+        """
         self._engines = engines
         self._pythons = pythons
         self._environments = environments
         self._ports = ports
+        self._launches = launches or Launches()
 
     async def prepare(self, action: act.StartReplica) -> LaunchSpec:
         """Ask the engine how to start. Raises whatever the engine raises.
@@ -70,7 +76,9 @@ class EngineRunner:
             **launch.env,
             **self._environments.get(name, {}),
         }
-        return structs.replace(launch, env=env)
+        launch = structs.replace(launch, env=env)
+        self._launches.add(action.replica_id, action.epoch, launch)
+        return launch
 
 
 def _well_formed(answer: object) -> LaunchSpec:

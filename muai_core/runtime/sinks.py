@@ -252,6 +252,10 @@ class SinkRunners:
         self._runners = [SinkRunner(sink, options) for sink, options in sinks]
         self._tracing: list[SinkRunner] = []
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._runners)
+
     def open(self, timeout_s: float = OPEN_TIMEOUT_S) -> None:
         """Open all; blocks. Raises the first SinkError after closing those that were open."""
         for runner in self._runners:

@@ -204,7 +204,8 @@ def counted_by_device(name: str) -> bool:
 def own_form(name: str, kind: MetricKind) -> Form:
     """`muai_controller_uptime_seconds` becomes `muai.controller_uptime` with the unit `s`.
 
-    OpenTelemetry's translation to Prometheus makes the same name of it again. Labels stay.
+    OpenTelemetry's translation to Prometheus makes the same name of it again. Labels stay. Names
+    of engines may have colons, as `vllm:num_requests_running`: OpenTelemetry separates with dots.
     """
     unit = ""
     for ending, its_unit in UNITS.items():
@@ -214,4 +215,5 @@ def own_form(name: str, kind: MetricKind) -> Form:
     for namespace in _NAMESPACES:
         if name.startswith(namespace):
             name = f"{namespace.removesuffix('_')}.{name.removeprefix(namespace)}"
+    name = name.replace(":", ".")
     return Form(name=name, unit=unit, instrument=_INSTRUMENTS[kind], is_own=True)

@@ -1,7 +1,8 @@
 """What a scrape gets: the last batch, and the controller's own process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from msgspec import structs
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
@@ -27,7 +28,7 @@ class Exposition:
         """The body and its content type, in the best format that the `Accept` header names."""
         _, content_type = choose_encoder(accept)
         openmetrics = content_type.startswith("application/openmetrics-text")
-        parts = self._rendered((*self._families, *self._process_families()), openmetrics)
+        parts = self._rendered(_merged(self._families, self._process_families()), openmetrics)
         if openmetrics:
             parts.append("# EOF\n")
         return "".join(parts).encode(), content_type
@@ -50,3 +51,17 @@ class Exposition:
             yield MetricFamily(
                 name=metric.name, kind=kind, help=metric.documentation, points=points
             )
+
+
+def _merged(families: Sequence[MetricFamily], own: Iterable[MetricFamily]) -> list[MetricFamily]:
+    """All of them; where an engine's process tells the same as ours, in one family."""
+    found = {family.name: family for family in families}
+    for family in own:
+        theirs = found.get(family.name)
+        if theirs is None:
+            found[family.name] = family
+        elif theirs.kind == family.kind:
+            unlabelled = ("",) * len(theirs.label_names)
+            points = (structs.replace(point, labels=unlabelled) for point in family.points)
+            found[family.name] = structs.replace(theirs, points=(*points, *theirs.points))
+    return list(found.values())
