@@ -120,7 +120,8 @@ class _Routes:
             "created": self._created,
             "owned_by": "muai",
         }
-        return _json({"object": "list", "data": [model]})
+        # Whoever finds a name here sends requests at once.
+        return _json({"object": "list", "data": [model] if self._generator.status().ready else []})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()

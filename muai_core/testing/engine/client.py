@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -12,9 +11,9 @@ from msgspec import Struct
 
 from muai_core.planning.wording import one_line
 from muai_core.plugin.engine import LaunchSpec
+from muai_core.telemetry.prometheus_text import parse
 from muai_core.testing.clauses import ClauseFailure
 
-_SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{.*\})?[ \t]+(\S+)", re.MULTILINE)
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
@@ -230,12 +229,14 @@ def read_stream(raw: bytes) -> Answer:
 def read_samples(text: str) -> dict[str, float]:
     """Series by name in Prometheus' text format, their samples added up.
 
-    Raises ClauseFailure on a value that is no number.
+    Raises ClauseFailure when it is another format.
     """
     found: dict[str, float] = {}
-    for name, value in _SAMPLE.findall(text):
-        try:
-            found[name] = found.get(name, 0.0) + float(value)
-        except ValueError:
-            raise ClauseFailure(f"the metric {name} has the value {one_line(value)}") from None
+    try:
+        families = parse(text)
+    except ValueError as error:
+        raise ClauseFailure(f"the metrics are not in Prometheus' text format: {error}") from None
+    for family in families:
+        for sample in family.samples:
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
     return found

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 END = 256
 _WORDS = (
     "amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty",
-    "kelp", "larch", "maple", "north", "ocean", "pebble", "quartz", "river", "stone", "tidal", "upland",
-    "vale", "water", "yarrow", "zephyr", "anchor", "beacon", "coast", "dune", "estuary", "foam",
-    "gull",
+    "kelp", "larch", "maple", "north", "ocean", "pebble", "quartz", "river", "stone", "tidal",
+    "upland", "vale", "water", "yarrow", "zephyr", "anchor", "beacon", "coast", "dune", "estuary",
+    "foam", "gull",
 )  # fmt: skip
 _FOREIGN = "Größe 🙂 日本語 мир "
 

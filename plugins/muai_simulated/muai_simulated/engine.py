@@ -30,6 +30,28 @@ class SimulatedEngine(Engine):
     name = "simulated"
     platforms = ("simulated", "cpu")
     auto_priority = -100
+    capabilities = (
+        "tensor_parallel",
+        "pipeline_parallel",
+        "streaming",
+        "abort",
+        "stop_strings",
+        "seed",
+        "logprobs",
+        "token_ids",
+        "continue_final_message",
+    )
+    capabilities = (
+        "tensor_parallel",
+        "pipeline_parallel",
+        "streaming",
+        "abort",
+        "stop_strings",
+        "seed",
+        "logprobs",
+        "token_ids",
+        "continue_final_message",
+    )
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory or holdings.default_directory()
