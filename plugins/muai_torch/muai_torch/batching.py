@@ -1,8 +1,11 @@
 """Iteration-level batching: sequences join and leave between forward passes.
 
-One thread owns a `Batcher` and calls `step` while there is work. Every step runs at most one
-prefill pass (new prompts, in chunks) and one decode pass (all sequences that are past their
-prompt), so a long prompt delays the others by one chunk, not by its whole length.
+One thread owns a `Batcher` and calls `step` while there is work. Every step submits at most one
+prefill pass (new prompts, in chunks) and one decode pass (sequences that are past their prompt), so
+a long prompt delays the others by one chunk, not by its whole length.
+
+Where the network is a pipeline, as many passes as it has stages are under way at a time. A decode
+pass then takes its share of the sequences, not all of them.
 """
 
 from collections import deque
@@ -11,19 +14,20 @@ from collections.abc import Iterable
 import torch
 
 from muai_core.engine_server.protocol import Delta, FinishReason, TokenLogprob
-from muai_torch.model import LoadedModel
+from muai_torch.passes import BatchModel, Pass
 from muai_torch.sampling import TokenScores, choose, score
 from muai_torch.sequence import Limits, Sequence
-from muai_torch.slots import Batch, Shape, SlotCache, shape_for
+from muai_torch.slots import Shape, shape_for
 
 
 class Batcher:
     """Owns the KV cache and the running batch; cache row i belongs to `running[i]`."""
 
-    def __init__(self, model: LoadedModel, limits: Limits) -> None:
+    def __init__(self, model: BatchModel, limits: Limits) -> None:
         self._model = model
         self._limits = limits
-        self._cache = SlotCache(model.num_layers, Shape(0, 0))
+        self._cache = model.executor()
+        self._flight: deque[list[tuple[Sequence, int]]] = deque()
         self._admitted = 0
         self._order: dict[int, int] = {}
         self.running: list[Sequence] = []
@@ -32,7 +36,7 @@ class Batcher:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.running or self.waiting)
+        return bool(self.running or self.waiting or self._flight)
 
     @property
     def only_decodes(self) -> bool:
@@ -54,12 +58,13 @@ class Batcher:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Delta]]:
-        """Runs one prefill and one decode pass; returns (key, delta) for every new token."""
+        """Submits a prefill and a decode pass; returns (key, delta) for every new token."""
         self._admit()
-        deltas = self._forward(self._choose_prefill(), self._limits.prefill_tokens)
+        begun = self._submit(self._choose_prefill(), self._limits.prefill_tokens)
+        deltas = self._collect_down_to(self._cache.depth - 1)
         self._make_room()
-        deltas += self._forward([s for s in self.running if s.pending == 1 and s.cached], 1)
-        return deltas
+        begun |= self._submit(self._choose_decode(), 1)
+        return deltas + self._collect_down_to(self._cache.depth - 1 if begun else 0)
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self._limits.max_num_seqs:
@@ -110,22 +115,39 @@ class Batcher:
             chosen.append(sequence)
         return chosen
 
-    def _forward(self, sequences: list[Sequence], chunk: int) -> list[tuple[int, Delta]]:
+    def _choose_decode(self) -> list[Sequence]:
+        """Sequences that wait for nothing but their next token; a stage's share of all of them."""
+        ready = [s for s in self.running if s.pending == 1 and s.cached]
+        return ready[: -(-len(self.running) // self._cache.depth)]
+
+    def _submit(self, sequences: list[Sequence], chunk: int) -> bool:
         if not sequences:
-            return []
+            return False
         row_of = {s.key: row for row, s in enumerate(self.running)}
         sequences = sorted(sequences, key=lambda s: row_of[s.key])
-        rows = [row_of[s.key] for s in sequences]
-        counts = [min(s.pending, chunk) for s in sequences]
         starts = [s.cached for s in sequences]
-        self._cache.batch = Batch(rows, starts, counts, self._model.device)
-        new = [s.tokens[s.cached : s.cached + n] for s, n in zip(sequences, counts, strict=True)]
-        logits = self._model.forward(new, self._cache)
-        for sequence, count in zip(sequences, counts, strict=True):
-            sequence.cached += count
-        ready = [row for row, s in enumerate(sequences) if not s.pending]
-        if len(ready) < len(sequences):
-            logits, sequences = logits[ready], [sequences[row] for row in ready]
+        new = [s.tokens[s.cached : s.cached + min(s.pending, chunk)] for s in sequences]
+        for sequence, tokens in zip(sequences, new, strict=True):
+            sequence.cached += len(tokens)
+        wanted = [row for row, s in enumerate(sequences) if not s.pending]
+        self._cache.submit(Pass([row_of[s.key] for s in sequences], starts, new, wanted))
+        self._flight.append([(sequences[row], self._order[sequences[row].key]) for row in wanted])
+        return True
+
+    def _collect_down_to(self, most: int) -> list[tuple[int, Delta]]:
+        """Waits for the oldest passes until at most `most` are under way."""
+        deltas: list[tuple[int, Delta]] = []
+        while len(self._flight) > most:
+            deltas += self._collect()
+        return deltas
+
+    def _collect(self) -> list[tuple[int, Delta]]:
+        logits, flown = self._cache.collect(), self._flight.popleft()
+        # Sequences that were aborted or sent back meanwhile are not what the pass was for any more.
+        live = [i for i, (s, order) in enumerate(flown) if self._order.get(s.key) == order]
+        if len(live) < len(flown):
+            logits = logits[live]
+        sequences = [flown[i][0] for i in live]
         chosen = choose(logits, [s.chooser for s in sequences]) if sequences else []
         deltas = []
         for row, (sequence, token) in enumerate(zip(sequences, chosen, strict=True)):

@@ -30,7 +30,7 @@ from muai_torch.threads import ThreadTuner
 
 if TYPE_CHECKING:
     from muai_torch.batching import Batcher
-    from muai_torch.model import LoadedModel
+    from muai_torch.passes import BatchModel
 
 _logger = logging.getLogger(__name__)
 _Outcome = Delta | Exception
@@ -47,14 +47,14 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     """Tune the number of CPU threads up to this; None: leave it as it is."""
 
 
-class TransformersGenerator:
+class BatchGenerator:
     """Loads with `load` in its own thread, then runs the batch in that thread."""
 
-    def __init__(self, load: "Callable[[], LoadedModel]", options: ServeOptions) -> None:
+    def __init__(self, load: "Callable[[], BatchModel]", options: ServeOptions) -> None:
         self._load = load
         self._options = options
         self._status = Status("load", "loading weights")
-        self._model: LoadedModel | None = None
+        self._model: BatchModel | None = None
         self._batcher: Batcher | None = None
         self._limits: Limits | None = None
         self._tuner = ThreadTuner(options.cpu_threads) if options.cpu_threads else None
@@ -132,7 +132,6 @@ class TransformersGenerator:
 
     def _prepare(self) -> None:
         from muai_torch.batching import Batcher
-        from muai_torch.memory import held_bytes
 
         model = self._load()
         bytes_per_token = model.probe()
@@ -149,7 +148,7 @@ class TransformersGenerator:
             self._limits.budget_tokens,
             self._limits.budget_tokens * bytes_per_token // 2**20,
         )
-        _logger.info("%s", memory_line(held_bytes(model.network)))
+        _logger.info("%s", memory_line(model.held_bytes()))
         self._status = Status("ready", ready=True)
 
     def _compute(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -271,7 +270,7 @@ def _with_prompt(delta: Delta, prompt_ids: tuple[int, ...]) -> Delta:
     )
 
 
-def limits_for(model: "LoadedModel", bytes_per_token: int, options: ServeOptions) -> Limits:
+def limits_for(model: "BatchModel", bytes_per_token: int, options: ServeOptions) -> Limits:
     """What the model's context, the options and the free memory allow, whichever is least."""
     budget_bytes = options.kv_cache_bytes or _quarter_of_free_memory(model)
     budget_tokens = max(budget_bytes // bytes_per_token, 1)
@@ -283,7 +282,7 @@ def limits_for(model: "LoadedModel", bytes_per_token: int, options: ServeOptions
     )
 
 
-def _quarter_of_free_memory(model: "LoadedModel") -> int:
+def _quarter_of_free_memory(model: "BatchModel") -> int:
     if model.device.type == "cuda":
         import torch
 

@@ -40,6 +40,15 @@ class TransformersEngine(Engine):
 
     name = "transformers"
     platforms = ("cuda", "cpu")
+    capabilities = (
+        "streaming",
+        "abort",
+        "stop_strings",
+        "seed",
+        "logprobs",
+        "token_ids",
+        "continue_final_message",
+    )
 
     def options_model(self) -> "type[BaseModel]":
         from muai_transformers.config import TransformersOptions

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from muai_torch.generator import ServeOptions, TransformersGenerator
+from muai_torch.generator import BatchGenerator, ServeOptions
 from muai_torch.source import SourceError, find_source
 
 from muai_core.engine_server.serving import serve
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
         kv_cache_bytes=arguments.kv_cache_bytes,
         cpu_threads=None if arguments.num_threads or arguments.device != "cpu" else cores,
     )
-    generator = TransformersGenerator(load, options)
+    generator = BatchGenerator(load, options)
     name = arguments.served_model_name or arguments.model
     return serve(generator, name, host=arguments.host, port=arguments.port)
 
