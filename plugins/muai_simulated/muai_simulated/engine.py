@@ -41,17 +41,6 @@ class SimulatedEngine(Engine):
         "token_ids",
         "continue_final_message",
     )
-    capabilities = (
-        "tensor_parallel",
-        "pipeline_parallel",
-        "streaming",
-        "abort",
-        "stop_strings",
-        "seed",
-        "logprobs",
-        "token_ids",
-        "continue_final_message",
-    )
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory or holdings.default_directory()

@@ -34,9 +34,13 @@ def find_source(source: str) -> ModelSource:
     """
     if source.startswith(PACKAGE_PREFIX):
         return _at(_in_package(source), source)
-    path = Path(source).expanduser()
-    if path.exists():
-        return _at(path, source)
+    try:
+        path = Path(source).expanduser()
+        if path.exists():
+            return _at(path, source)
+    except (OSError, RuntimeError) as error:  # not readable, too long, or no such user
+        words = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceError(f"{source[:200]}: {words}") from None
     raise SourceError(f"{source}: no such file or folder ({path.absolute()})")
 
 
