@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from muai_core.testing.conformance import Conformance
     from muai_core.testing.engine_conformance import EngineConformance
+    from muai_core.testing.running_muai import RunningMuai
 
 _HOMES = {
     "muai_core.testing.clauses": (
@@ -45,6 +46,7 @@ _HOMES = {
     ),
     "muai_core.testing.conformance": ("Conformance",),
     "muai_core.testing.engine_conformance": ("EngineConformance",),
+    "muai_core.testing.running_muai": ("RunningMuai",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -55,6 +57,7 @@ __all__ = [
     "ClauseSkipped",
     "Conformance",
     "EngineConformance",
+    "RunningMuai",
     "clause",
     "clauses_of",
     "run_clause",

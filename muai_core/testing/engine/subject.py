@@ -46,7 +46,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How long what is tested may take, in seconds."""
 
     #: One start, until the replica serves.
-    start_s: float = 180.0
+    start_s: float = 120.0
     #: One answer.
     answer_s: float = 60.0
     #: What a replica gets to end by itself.

@@ -37,7 +37,7 @@ def starter(folder: Path, library: Path) -> Iterator[Start]:
         fake = FakeNvml(mine / "nvml" / "state", gpus=gpus, profile=profile, library=library)
         given(fake)
         started.append(Running(fake, mine, **settings))
-        started[-1].wait_ready()
+        started[-1].wait_ready("chat")
         return started[-1]
 
     try:

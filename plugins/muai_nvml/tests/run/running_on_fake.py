@@ -5,47 +5,25 @@ import json
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 from fake_nvml import FakeNvml
 
-DEADLINE_S = 60.0
-MUAI = [sys.executable, "-m", "muai_core.cli.main"]
+from muai_core.testing.running_muai import RunningMuai, free_port, muai, wait_until
+
+__all__ = ["ON_CPU", "ON_GPUS", "Running", "free_port", "wait_until"]
+
 ON_CPU = "simulated"
 ON_GPUS = "simulated_on_cuda"
 
 Series = dict[str, dict[str, float]]
 
 
-def wait_until(what: str, condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
-    """The first true value of `condition`; fails, naming `what`, when none came in time."""
-    give_up_at_s = time.monotonic() + deadline_s
-    while time.monotonic() < give_up_at_s:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {deadline_s:g} s: {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Running:
+class Running(RunningMuai):
     """One `muai run` with one model `chat` on the GPUs of a fake driver."""
 
     def __init__(
@@ -59,10 +37,8 @@ class Running:
         sinks: dict[str, Any] | None = None,
     ) -> None:
         self.fake = fake
-        self.env = fake.env() | {"MUAI_TRACEBACK": "1", "NO_COLOR": "1"}
-        self.state_dir = folder / "state"
-        self.gateway = f"http://127.0.0.1:{free_port()}"
-        self.metrics = f"http://127.0.0.1:{free_port()}/metrics"
+        port = free_port()
+        self.metrics = f"http://127.0.0.1:{port}/metrics"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(__file__).with_name("simulated_on_cuda.py"), folder)
         config = {
@@ -80,26 +56,12 @@ class Running:
                 "nvml": nvml or {},
                 "health": {"self_test": "off"},
             },
-            "gateway": {"port": _port(self.gateway)},
             "recovery": {"backoff_initial_s": 0.2, "stop_grace_s": 2},
-            "sinks": {"prometheus": {"port": _port(self.metrics)}, **(sinks or {})},
+            "sinks": {"prometheus": {"port": port}, **(sinks or {})},
         }
-        file = folder / "muai.yaml"
-        file.write_text(yaml.safe_dump(config))
-        self.log = folder / "controller.log"
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*MUAI, "run", str(file), "--state-dir", str(self.state_dir)],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=self.env,
-            )
+        super().__init__(config, folder, env=fake.env())
 
     # What an operator sees.
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
 
     def lines(self, word: str) -> list[str]:
         """What was told with this word in it, without the times of day."""
@@ -107,35 +69,21 @@ class Running:
 
     def muai(self, *arguments: str) -> str:
         """What a command for this controller prints. Fails when it fails."""
-        done = subprocess.run(
-            [*MUAI, *arguments, "--state-dir", str(self.state_dir)],
-            env=self.env | {"COLUMNS": "300"},
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-        )
+        env = {**self.env, "COLUMNS": "300"}
+        done = muai(*arguments, "--state-dir", str(self.state_dir), env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def gpus(self) -> dict[int, dict[str, Any]]:
         """The GPUs of `muai status --json`, by index."""
-        status = json.loads(self.muai("status", "--json"))
-        return {one["index"]: one for one in status["devices"] if one["kind"] == "gpu"}
+        return {one["index"]: one for one in self.status()["devices"] if one["kind"] == "gpu"}
 
     def replica(self) -> dict[str, Any]:
         """The one replica of `chat`."""
-        status = json.loads(self.muai("status", "--json"))
-        (replica,) = status["models"]["chat"]["replicas"]
+        (replica,) = self.status()["models"]["chat"]["replicas"]
         return dict(replica)
 
     # What clients see.
-
-    def get(self, path: str) -> tuple[int, Any]:
-        try:
-            with urllib.request.urlopen(self.gateway + path, timeout=10) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
 
     def healths(self) -> dict[int, dict[str, Any]]:
         """The GPUs of the gateway's /health, by index."""
@@ -146,7 +94,7 @@ class Running:
         """The status of a chat completion."""
         body = {"model": "chat", "max_tokens": 4, "messages": [{"role": "user", "content": "Hi"}]}
         request = urllib.request.Request(
-            f"{self.gateway}/v1/chat/completions",
+            f"{self.url}/v1/chat/completions",
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
@@ -167,20 +115,12 @@ class Running:
 
     # Its life.
 
-    def wait_ready(self) -> None:
-        """Until the model serves and every GPU has been seen."""
-
-        def ready() -> bool:
-            assert self.process.poll() is None, f"muai run ended:\n{self.text()}"
-            with contextlib.suppress(OSError, ValueError):
-                _, health = self.get("/health")
-                return bool(health["ready"].get("chat")) and bool(health["devices"])
+    def is_ready(self, *models: str) -> bool:
+        """Whether the model serves and every GPU has been seen."""
+        if not super().is_ready(*models):
             return False
-
-        try:
-            wait_until("chat ready", ready)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.text()}") from None
+        _, health = self.get("/health")
+        return bool(health["devices"])
 
     def processes(self) -> list[psutil.Process]:
         """Every live process that belongs to it: the controller, probes, engines; also those that
@@ -203,21 +143,6 @@ class Running:
         return found
 
     def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(DEADLINE_S)
-
-    def clean_up(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-
-
-def _port(url: str) -> int:
-    return int(re.findall(r":(\d+)", url)[0])
+        """Its exit status, after it was told to end."""
+        self.signal(signal.SIGTERM)
+        return self.wait_end()
