@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from muai_core.config.estimates import Impossible, Wish, with_memory
 from muai_core.config.loaded import engine_enabled, optimization_default
+from muai_core.config.requirements import lacking, not_declared, who_has
 from muai_core.config.schema import Config
 from muai_core.config.sources import ResolvedSource
 from muai_core.config.subject import Subject
@@ -32,6 +33,11 @@ def check_deployments(
         if model.engine == "auto":
             _check_auto(subject, config, name, found)
         elif (engine := subject.plugins.engines.get(model.engine)) is not None:
+            without = not_declared(config, name, engine)
+            if without:
+                message = f"the engine {engine.name} has no {', '.join(without)}"
+                who = who_has(config, name, subject.plugins)
+                subject.report(("models", name, "requires"), f"{message}; {who}")
             opinion = _ask(config, name, engine, found)
             if opinion.refusal is not None:
                 message = f"the engine {engine.name} cannot serve this: {opinion.refusal}"
@@ -73,6 +79,8 @@ def _ask(
     path = None if found is None else found.path
     source = config.models[name].source if path is None else str(path)
     try:
+        if not named and (reason := lacking(config, name, engine)) is not None:
+            return Opinion(engine.name, reason)
         wish = Wish.of(config, name, engine, source=source, path=path)
         suitability = engine.suits(wish.deployment)
         if not suitability.suitable or (suitability.only_if_named and not named):

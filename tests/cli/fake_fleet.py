@@ -69,6 +69,7 @@ class FakeEngine(Engine):
     name = "fake"
     platforms = ("cuda",)
     auto_priority = 10
+    capabilities = ("tensor_parallel", "pipeline_parallel", "streaming", "abort")
 
     def suits(self, deployment: Deployment) -> Suitability:
         return Suitability(True, "fakes everything")

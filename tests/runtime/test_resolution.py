@@ -7,10 +7,13 @@ import pytest
 
 from muai_core import Device, builtin
 from muai_core.config import ConfigError, load_config
+from muai_core.config.estimates import Impossible
 from muai_core.config.loaded import LoadedConfig
+from muai_core.config.subject import OFFICIAL, missing
 from muai_core.model.architecture import ModelDescription
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Platform
+from muai_core.plugin.capability import Capability
 from muai_core.plugin.engine import Complaint, Engine, LaunchRequest, LaunchSpec, Suitability
 from muai_core.plugin.loading import Plugins
 from muai_core.runtime.environment import device_environment
@@ -28,6 +31,7 @@ class FakeEngine(Engine):
         refusal: str | None = None,
         complaints: tuple[Complaint, ...] = (),
         memory_bytes: int | None = None,
+        capabilities: tuple[Capability, ...] = ("streaming",),
     ) -> None:
         self.name = name
         self.auto_priority = priority
@@ -35,6 +39,7 @@ class FakeEngine(Engine):
         self._refusal = refusal
         self._complaints = complaints
         self._memory_bytes = memory_bytes
+        self.capabilities = capabilities
 
     def suits(self, deployment: Deployment) -> Suitability:
         if self._refusal == "raise":
@@ -82,8 +87,106 @@ def test_auto_takes_the_highest_priority_that_suits_and_says_why_not_the_others(
         "big": (False, "runs on cuda; found cpu"),
         "picky": (False, "reads safetensors only"),
         "fast": (True, "auto: reads anything; runs on cpu"),
-        "plain": (False, "suits too, but has a lower priority"),
+        "plain": (False, "suits too, but fast ranks higher: reads anything; runs on cpu"),
+        **{name: (False, missing(loaded.plugins, "engine", name)) for name in OFFICIAL["engine"]},
     }
+
+
+def reasons(loaded: LoadedConfig, *platforms: Platform) -> dict[str, str]:
+    found = resolve(loaded, platforms or ("cpu",)).choices["chat"]
+    return {one.engine: one.reason for one in found}
+
+
+def test_engines_that_are_not_installed_are_told_with_what_to_do(tmp_path: Path) -> None:
+    loaded = load(tmp_path, FakeEngine("plain"))
+    loaded.plugins.records.clear()
+
+    told = reasons(loaded)
+
+    assert "pip install ./plugins/muai_transformers" in told["transformers"]
+    assert next(iter(told)) == "plain"
+
+
+def test_auto_passes_over_engines_that_lack_what_the_model_requires(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        FakeEngine("fast", priority=10, capabilities=("streaming", "logprobs")),
+        FakeEngine("able", capabilities=("tools", "logprobs")),
+        requires="[tools, logprobs]",
+    )
+
+    assert resolve(loaded, {"cpu"}).deployments[0].engine == "able"
+    assert reasons(loaded)["fast"] == "has no tools, which the model requires"
+
+
+@pytest.mark.parametrize("size", ["tensor_parallel", "pipeline_parallel"])
+def test_auto_passes_over_engines_that_cannot_take_the_shape(tmp_path: Path, size: str) -> None:
+    loaded = load(
+        tmp_path,
+        FakeEngine("fast", priority=10),
+        FakeEngine("able", capabilities=("tensor_parallel", "pipeline_parallel")),
+        **{f"{size}_size": 2},
+    )
+
+    assert resolve(loaded, {"cpu"}).deployments[0].engine == "able"
+    assert reasons(loaded)["fast"] == f"has no {size}, which {size}_size 2 needs"
+
+
+def test_of_equal_engines_the_one_on_the_better_device_is_taken(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        FakeEngine("a_slow_one", platforms=("cpu",)),
+        FakeEngine("z_fast_one", platforms=("cuda", "cpu")),
+    )
+
+    assert resolve(loaded, {"cpu", "cuda"}).deployments[0].engine == "z_fast_one"
+    assert resolve(loaded, {"cpu"}).deployments[0].engine == "a_slow_one"
+
+
+def test_auto_keeps_to_the_platform_that_the_model_is_bound_to(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        FakeEngine("big", priority=9, platforms=("cuda",)),
+        FakeEngine("plain", platforms=("cuda", "cpu")),
+        affinity="{platform: cpu}",
+    )
+
+    assert resolve(loaded, {"cpu", "cuda"}).deployments[0].engine == "plain"
+    assert reasons(loaded, "cpu", "cuda")["big"] == (
+        "runs on cuda; found cpu, cuda; affinity.platform is cpu"
+    )
+
+
+def test_a_shape_that_is_impossible_on_one_engine_may_be_possible_on_the_next(
+    tmp_path: Path,
+) -> None:
+    class Limited(FakeEngine):
+        def memory(self, deployment: Deployment, model: ModelDescription | None) -> Any:
+            raise Impossible(Complaint("pipeline_parallel_size", "2 is not possible: at most 1"))
+
+    able: tuple[Capability, ...] = ("pipeline_parallel",)
+    # The check of the file judges shapes, too, but not for the devices that are there.
+    limited = Limited("limited", priority=9, capabilities=able)
+    loaded = load(
+        tmp_path, limited, FakeEngine("free", capabilities=able), pipeline_parallel_size=2
+    )
+
+    assert resolve(loaded, {"cpu"}).deployments[0].engine == "free"
+    assert reasons(loaded)["limited"] == "pipeline_parallel_size: 2 is not possible: at most 1"
+
+
+def test_an_engine_that_is_named_must_have_what_the_model_requires(tmp_path: Path) -> None:
+    engines = (FakeEngine("plain"), FakeEngine("able", capabilities=("tools", "json_mode")))
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, *engines, engine="plain", requires="[tools, streaming, json_mode]")
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.line) == ("models.chat.requires", 5)
+    assert problem.message.startswith("the engine plain has no tools, json_mode; no installed")
+
+    with pytest.raises(ConfigError, match="has no tools; able has it"):
+        load(tmp_path, *engines, engine="plain", requires="[tools]")
+    named = load(tmp_path, *engines, engine="able", requires="[tools]")
+    assert resolve(named, {"cpu"}).deployments[0].engine == "able"
 
 
 def test_an_engine_that_raises_or_complains_is_passed_over(tmp_path: Path) -> None:
@@ -94,10 +197,10 @@ def test_an_engine_that_raises_or_complains_is_passed_over(tmp_path: Path) -> No
         FakeEngine("narrow", priority=1, complaints=(complaint,)),
         FakeEngine("plain"),
     )
-    reasons = {one.engine: one.reason for one in resolve(loaded, {"cpu"}).choices["chat"]}
-    assert reasons["raising"] == "failed to answer: RuntimeError: cannot read the header"
-    assert reasons["narrow"] == "tensor_parallel_size: 3 is not possible: 1 or 2"
-    assert reasons["plain"].startswith("auto: ")
+    told = reasons(loaded)
+    assert told["raising"] == "failed to answer: RuntimeError: cannot read the header"
+    assert told["narrow"] == "tensor_parallel_size: 3 is not possible: 1 or 2"
+    assert told["plain"].startswith("auto: ")
 
 
 def test_no_suitable_engine_is_a_config_error_with_every_reason(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from muai_core.config.schema.base import (
     PluginOptions,
     Section,
 )
+from muai_core.plugin.capability import Capability
 
 
 class AffinityConfig(Section):
@@ -36,6 +37,9 @@ class ModelConfig(Section):
     engine: Name = "auto"
     """The engine that serves it; `auto` takes the best installed one that suits the model and the
     devices."""
+    requires: list[Capability] = []
+    """What the engine must be able to do: `auto` passes over engines that cannot, and a named one
+    that cannot is an error."""
     tensor_parallel_size: PlannedSize | None = None
     """Devices that share every layer; `auto`: the planner chooses. Unset: as in `optimization`,
     else `auto`, or 1 where only the other size is given."""
