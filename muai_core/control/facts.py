@@ -60,6 +60,7 @@ def _possible(deployment: Deployment) -> bool:
         and deployment.pipeline_parallel_size >= 1
         and (deployment.memory_bytes_per_device or 0) >= 0
         and (deployment.memory is None or deployment.memory.is_sound)
+        and deployment.shared_shape is None  # the planner's own
     )
 
 

@@ -91,6 +91,11 @@ def test_other_names(name: str, kind: str, expected: tuple[str, str]) -> None:
     assert form.instrument == kind
 
 
+def test_colons_of_engines_become_dots() -> None:
+    form = own_form("vllm:e2e_request_latency_seconds", "histogram")
+    assert (form.name, form.unit) == ("vllm.e2e_request_latency", "s")
+
+
 def test_longer_endings_of_names_come_first() -> None:
     endings = list(UNITS)
     for place, ending in enumerate(endings):
