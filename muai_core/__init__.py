@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from muai_core.plugin.failure import ExitEvidence, Failure, FailureKind
     from muai_core.plugin.hookspecs import hookimpl
+    from muai_core.plugin.installation import installed_version
     from muai_core.plugin.memory import (
         KvCacheLayout,
         MemoryProfile,
@@ -106,6 +107,7 @@ _HOMES = {
     "muai_core.plugin.failure": ("ExitEvidence", "Failure", "FailureKind"),
     "muai_core.plugin.capability": ("Capability",),
     "muai_core.plugin.hookspecs": ("hookimpl",),
+    "muai_core.plugin.installation": ("installed_version",),
     "muai_core.plugin.memory": (
         "KvCacheLayout",
         "MemoryProfile",
@@ -183,6 +185,7 @@ __all__ = [
     "describe_model",
     "engine_profile",
     "hookimpl",
+    "installed_version",
     "link_score",
     "plan_value",
     "replica_value",

@@ -71,6 +71,9 @@ def load_tree(
     checks.check_gateway(subject)
     completed = plugin_parts.complete(subject)
     checks.check_ports(subject, completed)
+    for name, section in completed.engines.items():
+        if section.python is not None and name in plugins.engines:
+            plugins.engines[name].python = str(resolve_path(section.python, folder))
     engine_checks.check_deployments(subject, completed, sources)
     problems += subject.problems
     if any(problem.severity == "error" for problem in problems):

@@ -1,5 +1,6 @@
 """Engines: how a model server is started and what it can do."""
 
+import sys
 from abc import ABC, abstractmethod
 
 from msgspec import Struct
@@ -107,6 +108,9 @@ class Engine(Configurable, ABC):
 
     #: Platforms the engine runs on, best first.
     platforms: tuple[Platform, ...]
+    #: The interpreter that will run it: `engines.<name>.python`, else the controller's own. Set
+    #: before any question about a deployment.
+    python: str = sys.executable
     #: With `engine: auto`, the suitable engine of the highest priority is chosen.
     auto_priority: int = 0
     #: What it can do on every platform; `models.<name>.requires` is compared with it.
