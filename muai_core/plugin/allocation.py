@@ -14,15 +14,20 @@ class AllocationStrategy(Configurable, ABC):
     Every answer is checked before it is applied: a placement that names an ineligible device, names
     one twice, has a shape that the deployment does not allow, or claims less than a rank needs or
     more than is free is refused with the reason.
+
+    All ranks of a replica share a CPU, so that there it is one rank to a strategy, which needs the
+    sum of their bytes; `Deployment.shared_shape` tells the shape. The planner makes the ranks of
+    the answer.
     """
 
     @abstractmethod
     def place(self, request: PlacementRequest, fleet: Fleet) -> Placement | Unplaceable:
         """Called for a replica that needs devices, whenever the fleet has changed.
 
-        Filters run first (platform, affinity, health, memory), so `fleet` holds eligible devices
-        only. It must not block, sleep, read clocks, use chance or keep state: equal arguments,
-        equal results. If it raises, the replica stays pending with the exception as its reason.
+        Filters run first (platform, affinity, health, shape, memory), so `fleet` holds eligible
+        devices only. It must not block, sleep, read clocks, use chance or keep state: equal
+        arguments, equal results. If it raises, the replica stays pending with the exception as its
+        reason.
         """
 
     def place_all(self, problem: PlacementProblem) -> Sequence[Placement | Unplaceable] | None:
