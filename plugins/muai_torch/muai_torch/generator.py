@@ -91,7 +91,8 @@ class BatchGenerator:
                 self._compute(loop)
             except BaseException as caught:  # noqa: BLE001 - handed over to the loop, all of it
                 error = caught
-            loop.call_soon_threadsafe(report, error)
+            if not self._closing:  # else nobody waits any more, and the loop may be closed
+                loop.call_soon_threadsafe(report, error)
 
         # A daemon: a process that is told to stop while it loads must not wait for the weights.
         threading.Thread(target=live, name="compute", daemon=True).start()

@@ -10,14 +10,14 @@ from typing import Literal
 
 import torch
 import transformers
-from msgspec import Struct
+from msgspec import Struct, structs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from muai_torch.acceleration import accelerate
 from muai_torch.cpu import cpu_has_bfloat16
 from muai_torch.model import LoadedModel
-from muai_torch.source import ModelSource
+from muai_torch.source import ModelSource, SourceError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CACHE_SHARE_OF_FREE_DISK = 0.25
@@ -52,6 +52,23 @@ def load(options: LoadOptions) -> LoadedModel:
         _logger.info("using the unpacked weights in %s", unpacked)
         return _from_folder(str(unpacked), dtype, options)
     return _from_gguf(options, dtype, unpacked)
+
+
+def folder_of(options: LoadOptions) -> Path:
+    """The Hugging Face folder of the source; a GGUF file is unpacked into the cache folder first.
+
+    Raises `SourceError` when the unpacked weights cannot be kept, and what transformers raises.
+    """
+    if options.source.gguf_file is None:
+        return options.source.folder
+    dtype = choose_dtype(options.dtype, options.device)
+    unpacked = _unpacked_folder(options, dtype)
+    if unpacked is not None and not unpacked.is_dir():
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+        _from_gguf(structs.replace(options, device="cpu"), dtype, unpacked)
+    if unpacked is None or not unpacked.is_dir():
+        raise SourceError(f"{options.source.gguf_path}: its unpacked weights could not be kept")
+    return unpacked
 
 
 def choose_dtype(name: DtypeName, device: str) -> torch.dtype:

@@ -1,0 +1,1 @@
+"""MuAI engine for DeepSpeed: tensor parallelism by AutoTP, pipeline stages over sockets."""
