@@ -85,6 +85,8 @@ def config_of(engine: str, model: Path, vllm_python: str) -> dict[str, Any]:
         "affinity": {"platform": "cpu"},
         "engine_options": {"max_num_seqs": MAX_NUM_SEQS},
     }
+    if engine == "vllm":  # what is compared is two ways to it, not it with others
+        served["engine_options"]["enforce_eager"] = True
     engines = {"vllm": {"python": vllm_python}} if engine == "vllm" else {}
     return {
         "models": {"smollm2": served},
