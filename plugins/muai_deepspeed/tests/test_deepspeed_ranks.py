@@ -133,4 +133,4 @@ def test_the_self_check_lets_pass_what_is_right(tmp_path: Path, start: Any) -> N
     folder = save_random_model(tmp_path / "smol", "SmolLM3", num_hidden_layers=4, pad_token_id=0)
     ranks = start(folder, 2, 2)
     ranks.wait_ready()
-    assert "self-check: with tensor_parallel_size 2" in ranks.log.read_text()
+    assert "self-check: logits with tensor_parallel_size 2" in ranks.log.read_text()
