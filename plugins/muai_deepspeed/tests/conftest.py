@@ -36,11 +36,11 @@ class Ranks:
     def __init__(self, log: Path, folder: Path, shards: int, stages: int, *more: str) -> None:
         port = free_port()
         self.url, self.log = f"http://127.0.0.1:{port}", log
-        world = shards * stages
+        world, self.master_port = shards * stages, free_port()
         command = [sys.executable, "-P", "-m", "muai_deepspeed.worker", "--model", str(folder)]
         command += ["--served-model-name", "tiny", "--port", str(port), "--dtype", "float32"]
         command += ["--tensor-parallel-size", str(shards), "--pipeline-parallel-size", str(stages)]
-        command += ["--world-size", str(world), "--master-port", str(free_port())]
+        command += ["--world-size", str(world), "--master-port", str(self.master_port)]
         command += ["--kv-cache-bytes", str(2**26), "--num-threads", "1", *more]
         with log.open("ab") as out:
             self.processes = [

@@ -62,6 +62,9 @@ def test_tokens_equal_those_of_one_process_alone_and_together(
         assert list(pool.map(lambda prompt: ranks.complete(prompt, NEW), prompts)) == wanted
     assert set(ranks.stop()) == {0}, ranks.log.read_text()
     assert "Traceback" not in ranks.log.read_text()
+    addresses = [f"_{ranks.master_port}_", f"-{ranks.master_port}-"]
+    left = [path.name for path in Path("/dev/shm").iterdir()]
+    assert not [name for name in left if any(address in name for address in addresses)]
 
 
 @pytest.fixture(scope="module")
