@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         ProgressMetrics,
         Suitability,
     )
+    from muai_core.plugin.exit_rules import ExitRule, failure_from, general_failure
     from muai_core.plugin.failure import ExitEvidence, Failure, FailureKind
     from muai_core.plugin.hookspecs import hookimpl
     from muai_core.plugin.installation import installed_version
@@ -104,6 +105,7 @@ _HOMES = {
         "ProgressMetrics",
         "Suitability",
     ),
+    "muai_core.plugin.exit_rules": ("ExitRule", "failure_from", "general_failure"),
     "muai_core.plugin.failure": ("ExitEvidence", "Failure", "FailureKind"),
     "muai_core.plugin.capability": ("Capability",),
     "muai_core.plugin.hookspecs": ("hookimpl",),
@@ -137,6 +139,7 @@ __all__ = [
     "DeviceView",
     "Engine",
     "ExitEvidence",
+    "ExitRule",
     "Failure",
     "FailureKind",
     "Finding",
@@ -184,6 +187,8 @@ __all__ = [
     "best_partition",
     "describe_model",
     "engine_profile",
+    "failure_from",
+    "general_failure",
     "hookimpl",
     "installed_version",
     "link_score",

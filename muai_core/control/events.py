@@ -10,6 +10,7 @@ from msgspec import Struct
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Inventory
 from muai_core.model.health import Finding
+from muai_core.plugin.failure import Failure
 
 
 class Fact(Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
@@ -103,6 +104,8 @@ class ReplicaStartFailed(ReplicaFact, frozen=True):
 
     cause: str
     log_tail: str = ""
+    #: What kind of failure that is; None: nothing tells.
+    failure: Failure | None = None
 
 
 class ReplicaComplained(ReplicaFact, frozen=True):
@@ -116,6 +119,8 @@ class ReplicaExited(ReplicaFact, frozen=True):
 
     cause: str
     log_tail: str = ""
+    #: What kind of failure that is; None: it was told to end, or nothing tells.
+    failure: Failure | None = None
 
 
 class ReplicaDrained(ReplicaFact, frozen=True):

@@ -139,7 +139,17 @@ def _lost(turn: Turn, replica: Replica, event: ev.ReplicaStartFailed | ev.Replic
     # What is told to end dies in many ways, and none says anything about its devices.
     if not replica.retiring:
         devices.accuse(turn, replica, f"{event.log_tail}\n{event.cause}")
-    turn.lose(replica, event.cause, event.log_tail)
+    turn.lose(replica, _cause(event), event.log_tail)
+
+
+def _cause(event: ev.ReplicaStartFailed | ev.ReplicaExited) -> str:
+    """Why it ended, in one line: what was seen, what that is called, what to do about it."""
+    failure = event.failure
+    if failure is None:
+        return event.cause
+    said = "" if failure.reason in event.cause else f": {failure.reason}"
+    advice = f"; {failure.advice}" if failure.advice else ""
+    return f"{event.cause} ({failure.kind}{said}{advice})"
 
 
 def _complained(turn: Turn, replica: Replica, event: ev.ReplicaComplained) -> None:

@@ -22,6 +22,7 @@ from muai_core.runtime.memory_return import MemoryReturn
 from muai_core.runtime.ports import PortAllocator
 from muai_core.runtime.self_tests import SelfTests
 from muai_core.runtime.supervisor import Supervisor
+from muai_core.runtime.verdicts import Verdicts
 
 _log = logging.getLogger(__name__)
 _HOST = "127.0.0.1"
@@ -49,7 +50,11 @@ class EngineRunner:
         self._ports = ports
         self._launches = launches or Launches()
 
-    async def prepare(self, action: act.StartReplica) -> LaunchSpec:
+    def verdicts(self, action: act.StartReplica) -> Verdicts:
+        """What the engine will say of this incarnation; `prepare` tells it what was asked for."""
+        return Verdicts(self._engines[action.deployment.engine])
+
+    async def prepare(self, action: act.StartReplica, verdicts: Verdicts) -> LaunchSpec:
         """Ask the engine how to start. Raises whatever the engine raises.
 
         Raises TypeError or ValueError, too, when what it answers cannot be used.
@@ -69,6 +74,7 @@ class EngineRunner:
             port=self._ports.free_port(),
         )
         engine = self._engines[name]
+        verdicts.request = request
         answer = await in_daemon_thread(lambda: engine.launch(request), f"muai-launch-{name}")
         launch = _well_formed(answer)
         env = {
@@ -121,11 +127,13 @@ class Executor:
             case act.StartReplica():
                 incarnation = (action.replica_id, action.epoch)
                 self._memory.started(incarnation, action.placement.devices)
+                verdicts = self._runner.verdicts(action)
                 self._supervisor.start(
                     action.replica_id,
                     action.epoch,
-                    lambda: self._runner.prepare(action),
+                    lambda: self._runner.prepare(action, verdicts),
                     devices=action.placement.devices,
+                    verdicts=verdicts,
                 )
             case act.DrainReplica():
                 self._spawn(self._drain(action))

@@ -4,21 +4,29 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from muai_core.control import events as ev
 from muai_core.planning.wording import described, one_line
 from muai_core.plugin.engine import LaunchSpec
-from muai_core.runtime.bring_up import SPAWN, StageDeadlines, StartError, bring_up
+from muai_core.plugin.failure import ExitEvidence, Failure
+from muai_core.runtime.bring_up import LOAD, SPAWN, StageDeadlines, StartError, bring_up
 from muai_core.runtime.environment import compose_environment
+from muai_core.runtime.log_stages import follow_stages
 from muai_core.runtime.log_tail import log_tail
 from muai_core.runtime.orphans import Marker, SpawnRecord, SpawnRecords
 from muai_core.runtime.probe import Prober
 from muai_core.runtime.process import ReplicaProcess
+from muai_core.runtime.rank_watch import RankWatch
+from muai_core.runtime.shared_memory import remove_shared_memory
 from muai_core.runtime.spawning import SpawnError
+from muai_core.runtime.start_locks import StartLocks
+from muai_core.runtime.verdicts import Verdicts
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +36,14 @@ _FAILED_START_GRACE_S = 2.0
 _FIRST_CLEANUP_RETRY_S = 1.0
 _LAST_CLEANUP_RETRY_S = 30.0
 _CAUSE_LIMIT_CHARACTERS = 500
+#: What a leader gets to say why one of its ranks died, before all are killed.
+_LAST_WORDS_S = 0.2
+#: How much of a log an engine gets to see of a start, and of an end.
+_START_LINES, _START_BYTES = 20_000, 2**20
+_END_LINES = 200
+_VERIFY_WITHIN_S = 10.0
+#: The end is told only then, so an engine that takes its time delays its own replacement.
+_CLASSIFY_WITHIN_S = 0.2
 
 #: Makes the launch description; called once, and awaited under the deadline of the spawn stage.
 Prepare = Callable[[], Awaitable[LaunchSpec]]
@@ -42,6 +58,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     prober: Prober
     deadlines: StageDeadlines
     emit: Callable[[ev.Event], None]
+    start_locks: StartLocks = field(default_factory=StartLocks)
 
 
 class ReplicaLife:
@@ -55,6 +72,7 @@ class ReplicaLife:
         devices: tuple[str, ...],
         log_path: Path,
         surroundings: Surroundings,
+        verdicts: Verdicts | None = None,
     ) -> None:
         self.replica_id = replica_id
         self.epoch = epoch
@@ -69,10 +87,16 @@ class ReplicaLife:
         self.survivors: tuple[str, ...] = ()
         self._devices = devices
         self._around = surroundings
+        self._verdicts = verdicts
+        self._lost_rank: str | None = None
+        self._not_as_planned = False
+        self._shared_memory: tuple[str, ...] = ()
         self._stopping = False
-        self._preparing: asyncio.Future[LaunchSpec | StartError] | None = None
+        #: What a stop cancels while there is no process.
+        self._preparing: asyncio.Future[Any] | None = None
         self._asked_again = asyncio.Event()
-        self._stops: set[asyncio.Task[None]] = set()
+        #: What goes on at its side: stops, and the watch over its ranks.
+        self._beside: set[asyncio.Task[None]] = set()
 
     async def run(self, prepare: Prepare) -> None:
         """Returns when nothing of the replica is left; never raises but when cancelled."""
@@ -81,7 +105,7 @@ class ReplicaLife:
         except Exception as error:  # noqa: BLE001 - one replica's trouble must stay its own
             _log.exception("the supervision of %s failed", self._name)
             words = f"its supervision failed: {described(error)}"
-            self._end(one_line(words, _CAUSE_LIMIT_CHARACTERS))
+            await self._end(one_line(words, _CAUSE_LIMIT_CHARACTERS))
         await self._clear_away()
 
     def stop(self, grace_s: float) -> None:
@@ -91,9 +115,7 @@ class ReplicaLife:
         if self._preparing is not None:
             self._preparing.cancel()
         if self.process is not None and not self.ended:
-            stopping = asyncio.ensure_future(self._stop(self.process, grace_s))
-            self._stops.add(stopping)
-            stopping.add_done_callback(self._stops.discard)
+            self._begin(self._stop(self.process, grace_s))
 
     def forbid_start(self) -> None:
         """If it has no process yet, it gets none. For a controller that ends at once."""
@@ -106,11 +128,10 @@ class ReplicaLife:
     async def _start_and_watch(self, prepare: Prepare) -> None:
         try:
             launch = await self._prepare(prepare)
-            process = self._spawn(launch)
-            around = self._around
-            await bring_up(process, launch, around.deadlines, around.prober, self._progressed)
+            self._shared_memory = launch.shared_memory
+            process = await self._bring_up(launch)
         except StartError as error:
-            await self._undo(one_line(str(error), _CAUSE_LIMIT_CHARACTERS))
+            await self._undo(one_line(self._lost_rank or str(error), _CAUSE_LIMIT_CHARACTERS))
             return
         self.stage = SERVING
         if not self._stopping:
@@ -121,15 +142,106 @@ class ReplicaLife:
         await process.wait_exit()
         observing.cancel()
         await asyncio.gather(observing, return_exceptions=True)
-        self._end(f"stopped: {process.exit_words}" if self._stopping else process.exit_words)
+        cause = self._lost_rank or process.exit_words
+        await self._end(f"stopped: {process.exit_words}" if self._stopping else cause)
+
+    async def _bring_up(self, launch: LaunchSpec) -> ReplicaProcess:
+        """Returns when it serves as planned. Raises StartError."""
+        locked = self._devices if launch.exclusive_start else ()
+        taking = asyncio.ensure_future(self._around.start_locks.take(locked, self._waits_for))
+        self._preparing = taking
+        try:
+            locks = await taking
+        except asyncio.CancelledError:
+            self._refuse_when_stopping()
+            raise
+        try:
+            self._refuse_when_stopping()
+            process = self._spawn(launch)
+            watch = self._watch(process, launch.rank_processes)
+            await self._load(process, launch)
+            if watch is not None:
+                await watch.look()  # so that none can be lost unseen from now on
+        finally:
+            for lock in locks:
+                lock.release()
+        return process
+
+    async def _load(self, process: ReplicaProcess, launch: LaunchSpec) -> None:
+        around = self._around
+        following = asyncio.ensure_future(
+            follow_stages(self.log_path, launch.log_stages, self._reached)
+        )
+        try:
+            await bring_up(process, launch, around.deadlines, around.prober, self._progressed)
+            await self._verify()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    def _waits_for(self, uuid: str) -> None:
+        self._progressed(SPAWN, f"waits until another replica has loaded on {uuid}")
+
+    def _reached(self, words: str) -> None:
+        if self.stage == LOAD:
+            self._progressed(LOAD, words)
+
+    async def _verify(self) -> None:
+        """Raises StartError when the engine says that it did not start as planned."""
+        if self._verdicts is None or self._stopping:
+            return
+        log = log_tail(self.log_path, lines=_START_LINES, read_bytes=_START_BYTES)
+        try:
+            async with asyncio.timeout(_VERIFY_WITHIN_S):
+                difference = await self._verdicts.difference(log)
+        except TimeoutError:
+            _log.warning("%s: the engine plugin does not say whether it is as planned", self._name)
+            return
+        if difference is not None:
+            self._not_as_planned = True
+            raise StartError(f"it did not start as planned: {difference}")
+
+    def _watch(self, process: ReplicaProcess, pattern: str | None) -> RankWatch | None:
+        if pattern is None:
+            return None
+        try:
+            watch = RankWatch(process, pattern)
+        except re.error as error:
+            _log.warning("%s: its ranks are not watched: %s", self._name, error)
+            return None
+        self._begin(self._watch_ranks(process, watch))
+        return watch
+
+    async def _watch_ranks(self, process: ReplicaProcess, watch: RankWatch) -> None:
+        """Takes the whole replica down as soon as one of its ranks has ended unasked."""
+        lost = asyncio.ensure_future(watch.first_lost())
+        ended = asyncio.ensure_future(process.wait_exit())
+        await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if not lost.done():
+            lost.cancel()
+        await asyncio.gather(lost, ended, return_exceptions=True)
+        if self._stopping or lost.cancelled() or lost.exception() is not None:
+            return
+        # Its leader may be about to say why; then it ends by itself.
+        await process.wait_exit(_LAST_WORDS_S)
+        self._lost_rank = lost.result()
+        if not self._stopping:
+            await self._stop(process, 0)
 
     async def _prepare(self, prepare: Prepare) -> LaunchSpec:
         self._refuse_when_stopping()
         deadline_s = self._around.deadlines.spawn_s
-        self._preparing = asyncio.ensure_future(_guard(prepare))
+        preparing = asyncio.ensure_future(_guard(prepare))
+        self._preparing = preparing
         try:
             async with asyncio.timeout(deadline_s):
-                outcome = await self._preparing
+                outcome = await preparing
         except asyncio.CancelledError:
             self._refuse_when_stopping()
             raise
@@ -195,17 +307,45 @@ class ReplicaLife:
         if self.process is not None and self.process.exit is None:
             await self._stop(self.process, _FAILED_START_GRACE_S)
         if self._stopping:
-            self._end(f"stopped during its start; {cause}")
+            await self._end(f"stopped during its start; {cause}")
         elif not self.ended:
             self.ended = True
+            failure = await self._failure(cause)
             tail = log_tail(self.log_path)
-            self._emit(ev.ReplicaStartFailed, cause=cause, log_tail=tail)
+            self._emit(ev.ReplicaStartFailed, cause=cause, log_tail=tail, failure=failure)
 
-    def _end(self, cause: str) -> None:
-        if not self.ended:
-            self.ended = True
-            tail = "" if self._stopping else log_tail(self.log_path)
-            self._emit(ev.ReplicaExited, cause=cause, log_tail=tail)
+    async def _end(self, cause: str) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        if self._stopping:
+            self._emit(ev.ReplicaExited, cause=cause)
+            return
+        failure = await self._failure(cause)
+        tail = log_tail(self.log_path)
+        self._emit(ev.ReplicaExited, cause=cause, log_tail=tail, failure=failure)
+
+    async def _failure(self, cause: str) -> Failure | None:
+        """What kind of end this was, as far as anything tells."""
+        if self._not_as_planned:
+            return Failure(kind="not_as_planned", reason=cause)
+        if self._verdicts is None:
+            return None
+        ended = self.process.exit if self.process is not None else None
+        evidence = ExitEvidence(
+            stage=self.stage,
+            status=None if ended is None else ended.status,
+            signal=None if ended is None else ended.signal,
+            log_tail=log_tail(self.log_path, lines=_END_LINES),
+        )
+        try:
+            async with asyncio.timeout(_CLASSIFY_WITHIN_S):
+                failure = await self._verdicts.failure(evidence)
+        except TimeoutError:
+            failure = None
+        if failure is None and self._lost_rank is not None:
+            failure = Failure(kind="rank_died", reason=cause)
+        return failure
 
     async def _stop(self, process: ReplicaProcess, grace_s: float) -> None:
         release = await process.stop(grace_s=grace_s)
@@ -222,6 +362,7 @@ class ReplicaLife:
                 await asyncio.wait_for(self._asked_again.wait(), retry_s)
             self._asked_again.clear()
             retry_s = min(retry_s * 2, _LAST_CLEANUP_RETRY_S)
+        remove_shared_memory(self._shared_memory)
         self._around.records.remove(self.replica_id, self.epoch)
         self.gone.set()
 

@@ -24,6 +24,7 @@ from muai_core.runtime.probe import Prober
 from muai_core.runtime.process import Release
 from muai_core.runtime.process_table import read_boot_id
 from muai_core.runtime.replica_life import Prepare, ReplicaLife, Surroundings
+from muai_core.runtime.verdicts import Verdicts
 
 _KEPT_LOGS = 5
 
@@ -68,13 +69,20 @@ class Supervisor:
         self._closed = False
 
     def start(
-        self, replica_id: str, epoch: int, prepare: Prepare, *, devices: tuple[str, ...] = ()
+        self,
+        replica_id: str,
+        epoch: int,
+        prepare: Prepare,
+        *,
+        devices: tuple[str, ...] = (),
+        verdicts: Verdicts | None = None,
     ) -> None:
         """Starts one incarnation; returns at once. Starting it again changes nothing.
 
         `prepare` returns the launch description; it is awaited here, under the deadline of the
         spawn stage, so that the incarnation is counted, and can be stopped, from this moment on.
-        What it raises becomes a ReplicaStartFailed.
+        What it raises becomes a ReplicaStartFailed. `verdicts` tells whether it started as planned
+        and why it ended; without, nothing tells.
         """
         if (replica_id, epoch) in self._lives:
             return
@@ -89,6 +97,7 @@ class Supervisor:
             devices=devices,
             log_path=self.log_path(replica_id, epoch),
             surroundings=self._around,
+            verdicts=verdicts,
         )
         self._lives[replica_id, epoch] = life
         task = asyncio.ensure_future(self._run(life, prepare))

@@ -16,6 +16,7 @@ from muai_core.runtime.instance import Instance
 from muai_core.runtime.ports import LOOPBACK, PortAllocator
 from muai_core.runtime.probe import Prober
 from muai_core.runtime.supervisor import Supervisor
+from muai_core.runtime.verdicts import Verdicts
 
 #: An engine that behaves as the JSON in its last argument says.
 ENGINE = r"""
@@ -107,9 +108,13 @@ class Fleet:
         return launch
 
     def start_prepared(
-        self, replica_id: str, epoch: int, prepare: Callable[[], Awaitable[LaunchSpec]]
+        self,
+        replica_id: str,
+        epoch: int,
+        prepare: Callable[[], Awaitable[LaunchSpec]],
+        verdicts: Verdicts | None = None,
     ) -> None:
-        self.supervisor.start(replica_id, epoch, prepare, devices=("GPU-a",))
+        self.supervisor.start(replica_id, epoch, prepare, devices=("GPU-a",), verdicts=verdicts)
 
     def of(self, replica_id: str, epoch: int = 1) -> list[ev.ReplicaFact]:
         facts = [event for event in self.events if isinstance(event, ev.ReplicaFact)]

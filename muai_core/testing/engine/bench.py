@@ -141,13 +141,19 @@ class Bench:
             self._ports if port is None else GivenPort(port),
         )
 
+        verdicts = runner.verdicts(action)
+
         async def prepare() -> LaunchSpec:
-            replica.launch = await runner.prepare(action)
+            replica.launch = await runner.prepare(action, verdicts)
             return replica.launch
 
         async def order() -> None:
             self._supervisor.start(
-                replica_id, replica.epoch, prepare, devices=tuple(dict.fromkeys(placement.devices))
+                replica_id,
+                replica.epoch,
+                prepare,
+                devices=tuple(dict.fromkeys(placement.devices)),
+                verdicts=verdicts,
             )
 
         self.run(order())

@@ -187,7 +187,7 @@ def _planned_parts(request: LaunchRequest) -> set[tuple[int, ...]] | None:
     shards = request.deployment.tensor_parallel_size
     if not request.layers:
         return None
-    parts = set()
+    parts: set[tuple[int, ...]] = set()
     begin = 0
     for count in request.layers:
         parts |= {(begin, begin + count - 1, shard + 1, shards) for shard in range(shards)}

