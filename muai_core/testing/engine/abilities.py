@@ -305,7 +305,7 @@ async def _abort(client: Client, subject: EngineSubject) -> None:
         if response.status != 200:
             raise ClauseFailure(f"a stream is answered {Reply(response.status, first).words}")
     gone_at_s = loop.time()
-    while (now := await client.progress()).running and loop.time() < gone_at_s + limit_s:
+    while (now := await client.progress()).running and loop.time() < gone_at_s + limit_s:  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
     # Some engines count what runs only while they work, so that the tokens alone tell.
     await asyncio.sleep(_LOOK_AGAIN_S if now.running else _POLL_S)
