@@ -127,7 +127,7 @@ class Client:
             return None
         try:
             return [str(model["id"]) for model in json.loads(reply.body)["data"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
     async def progress(self) -> Progress:
@@ -214,7 +214,7 @@ def read_stream(raw: bytes) -> Answer:
                 choice = event["choices"][0]
                 pieces.append(choice["text"])
                 finish_reason = choice.get("finish_reason") or finish_reason
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ClauseFailure(f"an event of a stream is broken: {one_line(line)}") from None
     return Answer(
         text="".join(pieces),
