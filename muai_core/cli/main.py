@@ -7,9 +7,10 @@ a test holds the two equal.
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 import click
+
+from muai_core.cli.command_table import CommandTable
 
 #: Command → its summary. The command `x` is the object `command` in `muai_core.cli.x`.
 COMMANDS = {
@@ -24,6 +25,7 @@ COMMANDS = {
     "devices": "List the devices and their health.",
     "reinstate": "Tell the running controller that DEVICE is fit again.",
     "plugins": "List the plugins and what they register.",
+    "plugin": "Check a plugin against its contract, or write a new one.",
     "status": "Show the models, replicas and devices of a running controller.",
     "stop": "Stop a running controller.",
     "replay": "Replay a JOURNAL and print the digest it leads to.",
@@ -39,35 +41,6 @@ _STDERR = 2
 TRACEBACK_VARIABLE = "MUAI_TRACEBACK"
 
 
-class _Commands(click.Group):
-    """A group that imports a command's module only to run it or to show its own help."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f"muai_core.cli.{cmd_name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-            meant = f"did you mean {near[0]}?" if near else f"there are: {', '.join(COMMANDS)}"
-            raise click.UsageError(f"no command {name!r}; {meant}", ctx)
-        return super().resolve_command(ctx, args)
-
-
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         import muai_core
@@ -77,7 +50,9 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 
 
 @click.group(
-    cls=_Commands,
+    cls=CommandTable,
+    summaries=COMMANDS,
+    home="muai_core.cli.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="`muai COMMAND --help` tells more. Exit status: 0 done, 1 failed, 2 wrong usage or "
     "config, 3 no controller is running, 130 interrupted.",
