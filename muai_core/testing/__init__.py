@@ -30,7 +30,9 @@ if TYPE_CHECKING:
         run_clauses,
     )
     from muai_core.testing.conformance import Conformance
+    from muai_core.testing.device_source_conformance import DeviceSourceConformance
     from muai_core.testing.engine_conformance import EngineConformance
+    from muai_core.testing.metric_sink_conformance import MetricSinkConformance
     from muai_core.testing.running_muai import RunningMuai
 
 _HOMES = {
@@ -45,7 +47,9 @@ _HOMES = {
         "run_clauses",
     ),
     "muai_core.testing.conformance": ("Conformance",),
+    "muai_core.testing.device_source_conformance": ("DeviceSourceConformance",),
     "muai_core.testing.engine_conformance": ("EngineConformance",),
+    "muai_core.testing.metric_sink_conformance": ("MetricSinkConformance",),
     "muai_core.testing.running_muai": ("RunningMuai",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -56,7 +60,9 @@ __all__ = [
     "ClauseResult",
     "ClauseSkipped",
     "Conformance",
+    "DeviceSourceConformance",
     "EngineConformance",
+    "MetricSinkConformance",
     "RunningMuai",
     "clause",
     "clauses_of",

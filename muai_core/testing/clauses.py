@@ -27,10 +27,16 @@ _HOMES: dict[Kind, tuple[str, ...]] = {
         "muai_core.testing.engine.abilities",
         "muai_core.testing.engine.endings",
     ),
-    "device source": ("muai_core.testing.device_source",),
+    "device source": (
+        "muai_core.testing.device_source.registering",
+        "muai_core.testing.device_source.observing",
+    ),
     "allocation strategy": ("muai_core.testing.allocation",),
     "recovery policy": ("muai_core.testing.recovery",),
-    "metric sink": ("muai_core.testing.metric_sink",),
+    "metric sink": (
+        "muai_core.testing.metric_sink.registering",
+        "muai_core.testing.metric_sink.opening",
+    ),
 }
 
 
