@@ -77,11 +77,12 @@ def completed_options(part: Configurable, given: Mapping[str, Any]) -> dict[str,
     if model is None:
         return {}
     try:
-        return _plain(model.model_validate(dict(given)).model_dump(mode="python"))
+        values: dict[str, Any] = _plain(model.model_validate(dict(given)).model_dump())
     except ValidationError as error:
         if given:
             raise
         raise ClauseSkipped(f"it needs options: {one_line(str(error), 300)}") from error
+    return values
 
 
 def _plain(value: Any) -> Any:

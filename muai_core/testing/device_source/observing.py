@@ -1,6 +1,8 @@
 """Clauses on the way a device source observes: when, for whom, how long, and always the same."""
 
-from muai_core.model.device import Inventory
+from collections.abc import Iterable
+
+from muai_core.model.device import Device, Inventory
 from muai_core.testing import registration, surroundings
 from muai_core.testing.clauses import ClauseFailure, clause
 from muai_core.testing.device_source.subject import DeviceSourceSubject, malformed
@@ -65,18 +67,27 @@ def _(subject: DeviceSourceSubject) -> None:
 
 @clause("D15", kind="device source", title="devices stay the same from one look to the next")
 def _(subject: DeviceSourceSubject) -> None:
-    known = {device.uuid: device for device in subject.devices()}
+    known = _by_uuid(subject.devices())
     for _, inventory in subject.inventories()[1:]:
-        if set(known) != {device.uuid for device in inventory.devices}:
+        now = _by_uuid(inventory.devices)
+        if set(now) != set(known):
             raise ClauseFailure("the UUIDs are others at another look")
-        for device in inventory.devices:
-            first = known[device.uuid]
-            for field in device.__struct_fields__:
-                one, other = getattr(first, field), getattr(device, field)
+        for place, first in known.items():
+            for field in first.__struct_fields__:
+                one, other = getattr(first, field), getattr(now[place], field)
                 if one != other:
                     raise ClauseFailure(
-                        f"{field} of {device.uuid} is {one!r}, and {other!r} at another look"
+                        f"{field} of {first.uuid} is {one!r}, and {other!r} at another look"
                     )
+
+
+def _by_uuid(devices: Iterable[Device]) -> dict[tuple[str, int], Device]:
+    """By UUID, and by a number for those that share one."""
+    found: dict[tuple[str, int], Device] = {}
+    for device in sorted(devices, key=lambda device: (device.uuid, device.index)):
+        number = sum(uuid == device.uuid for uuid, _ in found)
+        found[device.uuid, number] = device
+    return found
 
 
 @clause("D16", kind="device source", title="devices come in the same order at every look")

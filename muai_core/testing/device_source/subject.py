@@ -14,10 +14,11 @@ from msgspec import Struct
 
 from muai_core.model.device import Device, Inventory
 from muai_core.planning.wording import described
-from muai_core.plugin.device_source import DeviceSource, Happening
+from muai_core.plugin.device_source import DeviceSource, Happening, SelfTest
+from muai_core.runtime.self_tests import well_formed
 from muai_core.testing import registration, surroundings
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped
-from muai_core.testing.part_thread import Attempt, PartThread
+from muai_core.testing.part_thread import Attempt, PartThread, Pending
 from muai_core.testing.surroundings import Surroundings
 
 _OBSERVATIONS = 4
@@ -95,6 +96,8 @@ class DeviceSourceSubject:
         self.limits = limits or DeviceSourceLimits()
         self.plugin_module = plugin_module or registration.plugin_module_of(source)
         self._part = PartThread()
+        #: Self-tests are asked for in another thread.
+        self._other = PartThread()
         self._offset_s = _CLOCK_BEGINS_AT_S - time.monotonic()
         self._before: Surroundings | None = None
         self._first: Round | None = None
@@ -110,6 +113,22 @@ class DeviceSourceSubject:
     def part(self) -> PartThread:
         """Where the source lives."""
         return self._part
+
+    def ask_self_test(self, device: Device) -> SelfTest | None:
+        """How to test the device. Raises ClauseFailure."""
+        self.opened()
+        limit_s = self.limits.ask_self_test_s
+        what = f"self_test() of {device.uuid}"
+        answer: object = self._other.call(
+            what, lambda: self.source.self_test(device), limit_s
+        ).value
+        try:
+            spec = None if answer is None else well_formed(answer)
+        except (TypeError, ValueError) as error:
+            raise ClauseFailure(f"{what} is malformed: {described(error)}") from error
+        if spec is not None and not (spec.argv and spec.argv[0]):
+            raise ClauseFailure(f"{what} has no command")
+        return spec
 
     # What was observed
 
@@ -180,11 +199,12 @@ class DeviceSourceSubject:
         if not self._part.is_stuck and (first_is_open or self._open is not None):
             self._part.attempt("close()", self.source.close, self.limits.close_s)
         self._part.close()
+        self._other.close()
 
     def _end(self) -> Endings:
         first, before = self.first(), self.before()
         first_end = self._close(first)
-        own = {self._part.thread}
+        own = {self._part.thread, self._other.thread}
         threads = surroundings.new_threads(before, own)
         processes = surroundings.new_processes(before)
         self._listen_on(first)
@@ -218,12 +238,16 @@ class DeviceSourceSubject:
             tell = self._listener(opened)
             took_s += self._part.call("listen()", lambda: self.source.listen(tell), limit_s).took_s
         for _ in range(_OBSERVATIONS):
-            opened.observations.append(self.observe(took_s))
+            opened.observations.append(self._observe(took_s))
             took_s = 0.0
         return opened
 
-    def observe(self, took_before_s: float = 0.0) -> Observation:
-        """One more look. Raises ClauseFailure."""
+    def begin_look(self) -> Pending[Inventory]:
+        """One more look, to be finished by `part`."""
+        now_s = self.now_s()
+        return self._part.begin("observe()", lambda: self.source.observe(now_s))
+
+    def _observe(self, took_before_s: float) -> Observation:
         asked_at_s = self.now_s()
         attempt = self._part.call(
             "observe()", lambda: self.source.observe(asked_at_s), self.limits.observe_s

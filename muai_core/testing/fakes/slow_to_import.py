@@ -2,9 +2,10 @@
 
 import time
 
+from muai_core.testing.fakes.device_sources import muai_device_sources
 from muai_core.testing.fakes.engine import muai_engines
 
-__all__ = ["muai_engines"]
+__all__ = ["muai_device_sources", "muai_engines"]
 
 _BUSY_S = 0.3
 
