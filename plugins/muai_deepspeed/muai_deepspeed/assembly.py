@@ -42,7 +42,8 @@ def lead_replica(arguments: argparse.Namespace, source: ModelSource) -> Pipeline
         store = ranks.meet(place, arguments.master_port)
         door = ranks.Door(place, store)
         for rank, peer in door.admit(set(range(1, place.world))).items():
-            followers.add(rank, peer, ranks.listen(peer, f"rank {rank}", followers.stopping))
+            inbox = ranks.listen(peer, f"rank {rank}", arguments.rank_timeout_s, followers.stopping)
+            followers.add(rank, peer, inbox)
     options = _load_options(arguments, source)
     folder = folder_of(options)
     if store is not None:
@@ -76,7 +77,7 @@ def follow_replica(
     store = ranks.meet(place, arguments.master_port)
     leader = ranks.visit(place, store, 0)
     connected()
-    commands = ranks.listen(leader, "rank 0")
+    commands = ranks.listen(leader, "rank 0", arguments.rank_timeout_s)
     store.wait(["folder"], A_DAY)
     folder = Path(store.get("folder").decode())
     place, stage, _ = _load(arguments, place, folder, store)
@@ -118,7 +119,7 @@ def _full_place(arguments: argparse.Namespace, total: int) -> Place:
         small, larger = divmod(total, stages)
         layers = tuple(small + (stage < larger) for stage in range(stages))
     else:
-        layers = tuple(int(part) for part in arguments.layers.split(","))
+        layers = arguments.layers
     if len(layers) != stages or sum(layers) != total or min(layers) < 1:
         raise RefusedError(
             f"--layers {','.join(map(str, layers))}: {stages} stages need {stages} positive "
@@ -155,12 +156,14 @@ def _load(
         trust_remote_code=arguments.trust_remote_code,
     )
     if store is not None:
-        ranks.join_group(place, store, "nccl" if arguments.device == "cuda" else "gloo")
+        backend = "nccl" if arguments.device == "cuda" else "gloo"
+        ranks.join_group(place, store, backend, arguments.rank_timeout_s)
     network, views = build(options)
     if store is not None:
         ranks.wait_for_shards(place, store, "loaded")
     try:
-        network = parallel.cut(network, place, options.dtype)
+        with ranks.collective(place.shards):
+            network = parallel.cut(network, place, options.dtype)
     except (AssertionError, ValueError) as error:
         raise RefusedError(f"DeepSpeed cannot split {config.model_type}: {error}") from error
     torch.nn.Module.to(network, arguments.device)

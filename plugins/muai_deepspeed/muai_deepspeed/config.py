@@ -20,6 +20,8 @@ class DeepSpeedOptions(BaseModel):
     """Requests that are served together; more wait."""
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of each rank. Unset: the usable cores, dealt out evenly."""
+    rank_timeout_s: Annotated[float, Field(ge=0.1, le=86_400)] = 30.0
+    """How long a rank may be silent, or keep others waiting, before the replica is given up."""
     self_check: bool = True
     """Compare logits with one process at the start, for families that are not known to be split
     correctly."""

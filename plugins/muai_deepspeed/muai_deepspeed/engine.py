@@ -122,6 +122,7 @@ class DeepSpeedEngine(Engine):
             ("--max-model-len", deployment.max_model_len),
             ("--kv-cache-bytes", _kv_cache_bytes(request)),
             ("--num-threads", options.num_threads),
+            ("--rank-timeout-s", options.rank_timeout_s),
         ):
             if value is not None:
                 argv += [flag, str(value)]

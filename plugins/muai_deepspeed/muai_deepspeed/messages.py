@@ -15,6 +15,7 @@ from msgspec import Struct
 from muai_torch.passes import Pass
 
 _LENGTHS = struct.Struct("<IQ")
+_TIMEVAL = struct.Struct("@ll")  # of SO_RCVTIMEO, socket(7)
 HEADER_BYTES_MAX = 2**26
 
 
@@ -60,6 +61,10 @@ class Measured(Struct, frozen=True, tag=True):
     bytes_per_token: int
 
 
+class Alive(Struct, frozen=True, tag=True):
+    """Said every few seconds by both sides, also while they compute: a stopped process does not."""
+
+
 class Stop(Struct, frozen=True, tag=True):
     """The replica is stopping: end with status 0."""
 
@@ -71,13 +76,15 @@ class Values(Struct, frozen=True, tag=True):
     dtype: str
 
 
-Message = Hello | Ready | Open | Resize | MoveRow | Forward | Measure | Measured | Stop | Values
+Message = (
+    Hello | Ready | Open | Resize | MoveRow | Forward | Measure | Measured | Alive | Stop | Values
+)
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _encoder = msgspec.msgpack.Encoder()
 
 
 class PeerLostError(Exception):
-    """The other rank has closed the connection, or says what no rank says."""
+    """The other rank is gone or silent, or says what no rank says."""
 
 
 class Peer:
@@ -88,6 +95,17 @@ class Peer:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
         self._sending = threading.Lock()
+        self._patience_s: float | None = None
+
+    def limit_silence(self, patience_s: float | None) -> None:
+        """From now on `receive` raises when nothing comes for so long. None: it waits on.
+
+        The kernel counts from the last byte; a process that was itself stopped begins anew.
+        """
+        self._patience_s = patience_s
+        seconds, fraction = divmod(patience_s or 0.0, 1)
+        limit = _TIMEVAL.pack(int(seconds), int(fraction * 1e6))
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
     def send(self, message: Message, values: torch.Tensor | None = None) -> None:
         """Blocks while the other side is behind. Raises `PeerLostError`."""
@@ -107,7 +125,7 @@ class Peer:
         self.send(Values(list(values.shape), name), values)
 
     def receive(self) -> tuple[Message, torch.Tensor | None]:
-        """Waits for the next message, however long. Raises `PeerLostError`."""
+        """Waits for the next message, as long as `limit_silence` allows. Raises `PeerLostError`."""
         header_bytes, body_bytes = _LENGTHS.unpack(self._read(_LENGTHS.size))
         if header_bytes > HEADER_BYTES_MAX:
             raise PeerLostError(f"announced a message of {header_bytes} bytes")
@@ -132,6 +150,8 @@ class Peer:
         while view:
             try:
                 got = self._connection.recv_into(view)
+            except BlockingIOError:
+                raise PeerLostError(f"silent for {self._patience_s:g} s") from None
             except OSError as error:
                 raise PeerLostError(str(error)) from error
             if not got:

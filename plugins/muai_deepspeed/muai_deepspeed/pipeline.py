@@ -26,7 +26,7 @@ from muai_deepspeed.messages import (
     Stop,
 )
 from muai_deepspeed.place import Place
-from muai_deepspeed.ranks import Inbox
+from muai_deepspeed.ranks import Inbox, collective, verdict_first
 from muai_deepspeed.stage import Stage
 
 
@@ -125,12 +125,13 @@ class PipelineExecutor:
         self._cache.move_row(source, target, tokens)
 
     def submit(self, step: Pass) -> None:
-        self._followers.tell(Forward(step))
-        output = self._stage.run(step, self._cache, None)
-        if self._model.successor is None:
-            self._own.append(output)
-        else:
-            self._model.successor.send_values(output)
+        with verdict_first(), collective(self._place.shards):
+            self._followers.tell(Forward(step))
+            output = self._stage.run(step, self._cache, None)
+            if self._model.successor is None:
+                self._own.append(output)
+            else:
+                self._model.successor.send_values(output)
 
     def collect(self) -> torch.Tensor:
         if self._place.is_last:
@@ -191,7 +192,8 @@ class Follower:
 
     def _forward(self, step: Pass) -> None:
         received = self._hidden.get()[1] if self._hidden is not None else None
-        output = self._stage.run(step, self._cache, received)
+        with collective(self._place.shards):
+            output = self._stage.run(step, self._cache, received)
         if self._successor is not None:
             self._successor.send_values(output)
         elif self._place.rank == self._place.answering_rank:

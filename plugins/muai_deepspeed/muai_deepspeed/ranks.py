@@ -1,39 +1,38 @@
-"""How the ranks of a replica find each other, and how a rank learns that another one is gone.
+"""How the ranks of a replica find each other, and how a rank learns that another one is lost.
 
 Rank 0 keeps a small store at the master port. It says there where it can be reached; so does every
 rank that gets hidden states. All others connect to rank 0 at once, before they load anything.
 """
 
+import contextlib
 import logging
-import os
 import queue
 import secrets
 import socket
-import sys
 import threading
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
+from muai_torch.log_streams import end_process
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from muai_deepspeed.messages import Hello, Message, Peer, PeerLostError, Stop
+from muai_deepspeed.messages import Alive, Hello, Message, Peer, PeerLostError, Stop
 from muai_deepspeed.place import Place
 
 HOST = "127.0.0.1"
 #: All ranks are started at the same time; on a busy machine importing torch takes its time.
 MEETING_TIMEOUT = timedelta(seconds=300)
-#: A collective that waits longer for its peers has lost one.
-COLLECTIVE_TIMEOUT = timedelta(seconds=30)
+#: What says nothing for so long after it has connected is no rank.
+STRANGER_TIMEOUT_S = 30.0
+#: A rank says that it is alive so many times in the time in which it may be silent.
+BEATS = 4
+#: A rank that waits in vain cannot tell for whom; the thread that listens learns it so soon.
+VERDICT_TIMEOUT_S = 5.0
 
 _logger = logging.getLogger(__name__)
 Inbox = queue.SimpleQueue[tuple[Message, torch.Tensor | None]]
-
-
-def end_now(status: int) -> None:
-    """Ends the process at once, whatever its other threads compute or wait for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def meet(place: Place, master_port: int) -> TCPStore:
@@ -47,8 +46,10 @@ def meet(place: Place, master_port: int) -> TCPStore:
     )
 
 
-def join_group(place: Place, store: TCPStore, backend: str) -> None:
+def join_group(place: Place, store: TCPStore, backend: str, timeout_s: float) -> None:
     """Makes the shards of this stage torch's default process group; nothing with one shard.
+
+    A collective that waits longer than `timeout_s` for its peers fails.
 
     A stage is a world of its own: DeepSpeed assumes in several places that the tensor-parallel
     group is the world, or begins at rank 0.
@@ -62,7 +63,7 @@ def join_group(place: Place, store: TCPStore, backend: str) -> None:
         store=mine,
         rank=place.shard,
         world_size=place.shards,
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timedelta(seconds=timeout_s),
     )
 
 
@@ -90,15 +91,16 @@ class Door:
         peers: dict[int, Peer] = {}
         while ranks - peers.keys():
             connection, _ = self._listener.accept()
-            # A stranger that says nothing must not keep the ranks out.
-            connection.settimeout(COLLECTIVE_TIMEOUT.total_seconds())
             peer = Peer(connection)
+            # A stranger that says nothing must not keep the ranks out.
+            peer.limit_silence(STRANGER_TIMEOUT_S)
             try:
                 hello, _ = peer.receive()
             except PeerLostError:
                 peer.close()
                 continue
             if isinstance(hello, Hello) and hello.secret == self._secret and hello.rank in ranks:
+                peer.limit_silence(None)
                 peers[hello.rank] = peer
             else:
                 peer.close()
@@ -116,13 +118,47 @@ def visit(place: Place, store: TCPStore, rank: int) -> Peer:
     return peer
 
 
-def listen(peer: Peer, name: str, stopping: threading.Event | None = None) -> Inbox:
-    """Reads all that a peer says into a queue, in a thread of its own.
+@contextlib.contextmanager
+def collective(shards: int) -> Iterator[None]:
+    """Around what computes with other shards: losing one of them becomes a `PeerLostError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error)
+        if shards == 1 or not ("gloo" in words or isinstance(error, torch.distributed.DistError)):
+            raise
+        raise PeerLostError(" ".join(words.split())) from error
 
-    When the peer is lost, the process ends with status 1, because no pass can be finished without
-    it (unless `stopping` is set); when it says `Stop`, with status 0.
+
+@contextlib.contextmanager
+def verdict_first() -> Iterator[None]:
+    """Holds back a `PeerLostError`, so that the thread that listens can end the process before.
+
+    It knows which rank was lost, or that the replica is stopping.
+    """
+    try:
+        yield
+    except PeerLostError:
+        time.sleep(VERDICT_TIMEOUT_S)
+        raise
+
+
+def listen(
+    peer: Peer, name: str, timeout_s: float, stopping: threading.Event | None = None
+) -> Inbox:
+    """Reads all that a peer says into a queue, and says that this rank is alive; in two threads.
+
+    When the peer is lost, or silent for `timeout_s`, the process ends with status 1, because no
+    pass can be finished without it (unless `stopping` is set); when it says `Stop`, with status 0.
     """
     inbox: Inbox = queue.SimpleQueue()
+    peer.limit_silence(timeout_s)
+
+    def beat() -> None:
+        with contextlib.suppress(PeerLostError):  # the other thread learns it, too
+            while True:
+                peer.send(Alive())
+                time.sleep(timeout_s / BEATS)
 
     def read() -> None:
         while True:
@@ -132,13 +168,15 @@ def listen(peer: Peer, name: str, stopping: threading.Event | None = None) -> In
                 if stopping is not None and stopping.is_set():
                     return
                 _logger.error("muai_deepspeed: lost %s: %s", name, error)
-                end_now(1)
+                end_process(1)
                 return
             if isinstance(message, Stop):
-                end_now(0)
-            inbox.put((message, values))
+                end_process(0)
+            if not isinstance(message, Alive):
+                inbox.put((message, values))
 
     threading.Thread(target=read, name=f"listen to {name}", daemon=True).start()
+    threading.Thread(target=beat, name=f"beats for {name}", daemon=True).start()
     return inbox
 
 

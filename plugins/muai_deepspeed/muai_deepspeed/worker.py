@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muai_torch.generator import BatchGenerator, ServeOptions
+from muai_torch.log_streams import end_process, forgive_full_disk
 from muai_torch.source import SourceError, find_source
 
 from muai_core.engine_server.serving import serve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from muai_torch.passes import BatchModel
     from muai_torch.source import ModelSource
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-#: After another rank is lost: how long rank 0 may take to say that the replica is stopping.
-VERDICT_TIMEOUT_S = 5.0
+#: How long a rank may be silent before the replica is given up.
+RANK_TIMEOUT_S = 30.0
 
 _logger = logging.getLogger(__name__)
 
@@ -33,21 +36,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder, .gguf file or package:NAME/PATH")
     parser.add_argument("--served-model-name", help="the name clients use; default: --model")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=_port, required=True)
     parser.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--max-model-len", type=int, help="tokens of prompt and answer together")
-    parser.add_argument("--max-num-seqs", type=int, default=16, help="sequences in one batch")
-    parser.add_argument("--kv-cache-bytes", type=int, help="in every rank")
-    parser.add_argument("--tensor-parallel-size", type=int, default=1)
-    parser.add_argument("--pipeline-parallel-size", type=int, default=1)
-    parser.add_argument("--layers", help="layers of each stage, as in 3,3; default: even")
-    parser.add_argument("--num-threads", type=int, help="CPU threads of each rank")
+    parser.add_argument(
+        "--max-model-len", type=_positive, help="tokens of prompt and answer together"
+    )
+    parser.add_argument("--max-num-seqs", type=_positive, default=16, help="sequences in one batch")
+    parser.add_argument("--kv-cache-bytes", type=_positive, help="in every rank")
+    parser.add_argument("--tensor-parallel-size", type=_positive, default=1)
+    parser.add_argument("--pipeline-parallel-size", type=_positive, default=1)
+    parser.add_argument(
+        "--layers", type=_layers, help="layers of each stage, as in 3,3; default: even"
+    )
+    parser.add_argument("--num-threads", type=_positive, help="CPU threads of each rank")
+    parser.add_argument(
+        "--rank-timeout-s",
+        type=_seconds,
+        default=RANK_TIMEOUT_S,
+        help="how long a rank may be silent, or keep others waiting, before all end",
+    )
     parser.add_argument("--cache-folder", type=Path, help="where unpacked GGUF weights are kept")
     parser.add_argument("--trust-remote-code", action="store_true")
     parser.add_argument("--skip-self-check", action="store_true")
+
+
+def _positive(text: str) -> int:
+    return int(_number(text, int, 1, 2**63 - 1))
+
+
+def _port(text: str) -> int:
+    return int(_number(text, int, 1, 2**16 - 1))
+
+
+def _seconds(text: str) -> float:
+    return _number(text, float, 0.1, 86_400)
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
+def _number(text: str, kind: "Callable[[str], float]", least: float, most: float) -> float:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} from {least} to {most}")
+    return number
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -58,7 +98,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--master-port", type=int, help="where the ranks meet")
     arguments = parser.parse_args(argv)
     shards, stages = arguments.tensor_parallel_size, arguments.pipeline_parallel_size
-    if shards < 1 or stages < 1 or arguments.world_size != shards * stages:
+    if arguments.world_size != shards * stages:
         parser.error(f"--world-size must be {shards} x {stages}, the product of the two sizes")
     if not 0 <= arguments.rank < arguments.world_size:
         parser.error(f"--rank must be from 0 to {arguments.world_size - 1}")
@@ -124,6 +164,7 @@ def follow(arguments: argparse.Namespace, source: "ModelSource") -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=rank_format)
     from muai_deepspeed.assembly import follow_replica
     from muai_deepspeed.messages import PeerLostError
+    from muai_deepspeed.ranks import verdict_first
     from muai_deepspeed.stage import RefusedError
 
     def connected() -> None:
@@ -132,12 +173,11 @@ def follow(arguments: argparse.Namespace, source: "ModelSource") -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     try:
-        follow_replica(arguments, source, connected)
+        with verdict_first():
+            follow_replica(arguments, source, connected)
     except RefusedError as error:
         _logger.error("muai_deepspeed: refused: %s", error)
     except PeerLostError as error:
-        # The listening thread ends the process as soon as rank 0 says why.
-        threading.Event().wait(VERDICT_TIMEOUT_S)
         _logger.error("muai_deepspeed: lost another rank: %s", error)
     except Exception:
         _logger.exception("muai_deepspeed: this rank failed")
@@ -152,7 +192,6 @@ def usable_cores() -> int:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # the computing thread may be inside torch; interpreter shutdown would crash
+    forgive_full_disk()
+    # The computing thread may be inside torch; interpreter shutdown would crash.
+    end_process(main(sys.argv[1:]))

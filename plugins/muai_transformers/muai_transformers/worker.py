@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from muai_torch.generator import BatchGenerator, ServeOptions
+from muai_torch.log_streams import end_process, forgive_full_disk
 from muai_torch.source import SourceError, find_source
 
 from muai_core.engine_server.serving import serve
@@ -87,7 +88,6 @@ def _usable_cores() -> int:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # the computing thread may be inside torch; interpreter shutdown would crash
+    forgive_full_disk()
+    # The computing thread may be inside torch; interpreter shutdown would crash.
+    end_process(main(sys.argv[1:]))
