@@ -26,7 +26,12 @@ _HURRIED_GRACE_S = 2.0
 @click.command("check")
 @click.argument("name")
 @click.option("--only", metavar="NUMBERS", help="Try these clauses only, as in E01,E02.")
-@click.option("--kind", type=click.Choice(KIND_WORDS), help="Try parts of this kind only.")
+@click.option(
+    "--kind",
+    type=click.Choice(KIND_WORDS),
+    metavar="KIND",
+    help=f"Try parts of this kind only: {', '.join(KIND_WORDS)}.",
+)
 @click.option("--name", "part_name", metavar="PART", help="Try the part of this name only.")
 @click.option("--options", "texts", multiple=True, metavar="KEY=VALUE", help="Options of the part.")
 @click.option("--model", metavar="SOURCE", help="What an engine is to serve: a small model.")
@@ -50,15 +55,15 @@ def command(
     its code runs. Engines start processes here: give them a small --model. Exits with status 1 when
     a clause fails.
     """
-    from muai_core.cli.plugin_parts import load_all, options_for, parse_options, parts_of, selected
+    from muai_core.cli import plugin_parts
     from muai_core.cli.plugin_subjects import Given
 
-    plugins = load_all(name)
-    parts = selected(parts_of(name, plugins), kind, part_name)
+    plugins = plugin_parts.load_all(name)
+    parts = plugin_parts.selected(plugin_parts.parts_of(name, plugins), kind, part_name)
     given = Given(model=model, python=python)
     _refuse_options_for_nothing(parts, texts, given)
-    tree = parse_options(texts)
-    options = [options_for(part, tree) for part in parts]
+    tree = plugin_parts.parse_options(texts)
+    options = [plugin_parts.options_for(part, tree) for part in parts]
     clauses = _clauses(parts, only)
     outcomes = []
     for part, values, wanted in zip(parts, options, clauses, strict=True):
@@ -159,10 +164,8 @@ def _hurry(subject: Any, lines: Any) -> None:
 def _ended_in_order() -> Iterator[None]:
     """SIGTERM ends the check as Ctrl-C does: in order, and nothing is left."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # While an event loop runs, SIGINT ends what it waits for, and nothing else.
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:

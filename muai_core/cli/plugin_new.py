@@ -71,18 +71,20 @@ _SKELETONS: dict[KindWord, _Skeleton] = {
 }
 assert tuple(_SKELETONS) == get_args(KindWord)
 
-#: What the engine's process takes with the longest text and context, as ps shows it, rounded up.
-_ENGINE_MEMORY_MIB = 512
-
 
 @click.command("new")
 @click.argument("name")
 @click.option(
-    "--kind", type=click.Choice(KIND_WORDS), required=True, help="What the plugin registers."
+    "--kind",
+    type=click.Choice(KIND_WORDS),
+    metavar="KIND",
+    required=True,
+    help=f"What the plugin registers: {', '.join(KIND_WORDS)}.",
 )
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
     default=Path(),
     show_default="here",
     help="Where the folder NAME is made.",
@@ -109,7 +111,7 @@ def _part_name(name: str) -> str:
         proposed = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:NAME_CHARACTERS_MAX]
         meant = f"; did you mean {proposed}?" if _NAME.fullmatch(proposed) else ""
         raise click.UsageError(
-            f"{printable(name[:60])!r} is no name for a package; it has lower case letters, digits "
+            f"'{printable(name[:60])}' is no name for a package; it has lower case letters, digits "
             f"and single underscores, begins with a letter, and has {NAME_CHARACTERS_MAX} "
             f"characters at most{meant}"
         )
@@ -160,7 +162,6 @@ def _words(name: str, part_name: str, kind: KindWord) -> dict[str, str]:
         "options_class": f"{title}Options",
         "generator_class": f"{title}Generator",
         "core_version": muai_core.__version__,
-        "memory_mib": str(_ENGINE_MEMORY_MIB),
     }
 
 

@@ -85,7 +85,7 @@ def parts_of(plugin: str, plugins: Plugins) -> list[Part]:
         near = nearest(plugin, known)
         meant = f"did you mean {near}" if near else f"there are: {', '.join(known)}"
         raise click.UsageError(
-            f"no plugin {printable(plugin)!r} is installed; {meant}; install a package with "
+            f"no plugin '{printable(plugin)}' is installed; {meant}; install a package with "
             "pip install -e FOLDER, or name a single file by its path"
         )
     for record in records:
@@ -150,15 +150,20 @@ def _members(text: str) -> Mapping[str, Node]:
             return found.value
         if not equals or not key.strip():
             raise click.UsageError(
-                f"--options takes key=value or a JSON object, not {printable(text[:60])!r}"
+                f"--options takes key=value or a JSON object, not '{printable(text[:60])}'"
             )
         return {key.strip(): parse_yaml(value, lambda _: _OPTIONS, (key.strip(),))}
     except ConfigError as error:
-        raise click.UsageError(error.problems[0].text()) from None
+        where = f" {printable(key.strip())}" if not text.lstrip().startswith("{") else ""
+        raise click.UsageError(f"--options{where}: {error.problems[0].message}") from None
 
 
 def options_for(part: Part, given: Node | None) -> dict[str, Any]:
-    """The options as the part's own model completes them. Raises click.UsageError."""
+    """The options as the kit of that kind wants them. Raises click.UsageError.
+
+    Engines get them as their own model completes them, as in a deployment; the other kits complete
+    them themselves.
+    """
     tree = given or Node({}, _OPTIONS)
     try:
         configurable: Configurable = part.part
@@ -167,13 +172,15 @@ def options_for(part: Part, given: Node | None) -> dict[str, Any]:
             if given is not None:
                 raise click.UsageError(f"the {part} has no options")
             return {}
-        return _validated(part, model, tree)
+        completed = _validated(part, model, tree)
     except click.UsageError:
         raise
     except Exception as error:
         raise click.UsageError(
             f"the options of the {part} cannot be checked: {described(error)}"
         ) from error
+    plain: dict[str, Any] = completed if part.kind == "engine" else tree.plain()
+    return plain
 
 
 def _validated(part: Part, model: type[BaseModel], tree: Node) -> dict[str, Any]:

@@ -70,7 +70,10 @@ class _Surroundings(Struct, frozen=True):
 def make_subject(
     part: Part, options: Mapping[str, Any], given: Given, plugins: Plugins, folder: Path
 ) -> Any:
-    """Close it in the end. Raises click.UsageError when it cannot be made from what was given."""
+    """Close it in the end. Raises click.UsageError when it cannot be made from what was given.
+
+    `options` are those of `options_for`.
+    """
     if part.kind == "engine":
         return _engine_subject(part, options, given, plugins, folder)
     module, name = _SUBJECTS[part.kind]

@@ -8,10 +8,12 @@ from typing import Any
 import click
 import pytest
 
-from muai_core.cli.main import COMMANDS
+from muai_core.cli import main, plugin
 from muai_core.cli.replay import Replayed
 from muai_core.model.device import DeviceLink
 
+#: By the words behind `muai`.
+COMMANDS = {**main.COMMANDS, **{f"plugin {word}": told for word, told in plugin.COMMANDS.items()}}
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
 
@@ -32,7 +34,7 @@ def names(parameter: click.Parameter) -> str:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_documented_with_all_its_options(name: str) -> None:
-    command = import_module(f"muai_core.cli.{name}").command
+    command = import_module(f"muai_core.cli.{name.replace(' ', '_')}").command
     text = section(name)
     told = " ".join(text.split())
     assert f"```\nmuai {name}" in text
@@ -45,7 +47,7 @@ def test_a_command_is_documented_with_all_its_options(name: str) -> None:
 
 
 def test_nothing_is_documented_that_does_not_exist() -> None:
-    assert re.findall(r"^## muai (\w+)$", DOCUMENT, re.MULTILINE) == list(COMMANDS)
+    assert set(re.findall(r"^## muai ([\w ]+)$", DOCUMENT, re.MULTILINE)) == set(COMMANDS)
 
 
 def keys(text: str, heading: str) -> set[str]:
@@ -123,6 +125,13 @@ def test_the_json_of_lists_is_documented(muai_json: Any) -> None:
     assert_documented("plugins[]", muai_json("plugins")[0])
     for key in muai_json("version"):
         assert f"`{key}`" in section("version")
+
+
+def test_the_json_of_plugin_check_is_documented(muai_json: Any) -> None:
+    told = muai_json("plugin", "check", "muai-core", "--kind", "recovery")
+    assert_documented("plugin check", told)
+    assert_documented("plugin check.parts[]", told["parts"][0])
+    assert_documented("plugin check.parts[].clauses[]", told["parts"][0]["clauses"][0])
 
 
 def test_the_json_of_unwell_devices_is_documented(muai_json: Any, fleet_config: Any) -> None:

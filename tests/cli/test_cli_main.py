@@ -13,7 +13,7 @@ from typing import Any
 import click
 import pytest
 
-from muai_core.cli import main
+from muai_core.cli import main, plugin
 
 HEAVY = ("pydantic", "aiohttp", "rich", "torch", "transformers", "yaml", "psutil", "pluggy")
 
@@ -23,6 +23,27 @@ def test_the_table_of_commands_repeats_each_ones_name_and_summary(name: str) -> 
     command = import_module(f"muai_core.cli.{name}").command
     told = command.get_short_help_str(limit=200)
     assert (command.name, told) == (name, main.COMMANDS[name])
+
+
+@pytest.mark.parametrize("name", plugin.COMMANDS)
+def test_so_does_the_table_of_commands_for_authors(name: str) -> None:
+    command = import_module(f"muai_core.cli.plugin_{name}").command
+    told = command.get_short_help_str(limit=200)
+    assert (command.name, told) == (name, plugin.COMMANDS[name])
+
+
+def test_a_group_of_commands_without_one_shows_its_help(muai: Any) -> None:
+    done = muai("plugin")
+    assert done.status == 2
+    for name in plugin.COMMANDS:
+        assert f"\n  {name} " in done.out + done.err
+    assert muai("plugin", "--help").status == 0
+
+
+def test_a_mistyped_command_of_a_group_is_told_the_nearest(muai: Any) -> None:
+    done = muai("plugin", "chekc")
+    assert (done.status, done.out) == (2, "")
+    assert "no command 'chekc'; did you mean check?" in done.err
 
 
 def test_help_lists_every_command(muai: Any) -> None:
