@@ -21,8 +21,8 @@ from muai_core.planning.wording import described
 
 EXIT_FAILURE = 1
 NAME_CHARACTERS_MAX = 40
-_NAME = re.compile(r"(?:muai_)?([a-z][a-z0-9]*(?:_[a-z0-9]+)*)")
 _PREFIX = "muai_"
+_NAME = re.compile(rf"(?:{_PREFIX}(?=[a-z])|(?!{_PREFIX}))([a-z][a-z0-9]*(?:_[a-z0-9]+)*)")
 #: Nothing else may be called so: tests and MuAI itself would be hidden.
 _TAKEN = ("muai", "muai_core", "test", "tests")
 _SUFFIX = ".tmpl"

@@ -1,4 +1,4 @@
-"""What the README and docs/plugins.md show is run as it stands there."""
+"""What the README and docs/plugins/ show is run as it stands there."""
 
 import re
 from pathlib import Path
@@ -69,7 +69,9 @@ def test_the_strategy_of_the_readme_places_on_the_freest_devices(tmp_path: Path)
 
 
 def test_the_policy_of_the_docs_gives_up_after_three_failures(tmp_path: Path) -> None:
-    (tmp_path / "strikes.py").write_text(example("docs/plugins.md", "muai_recovery_policies"))
+    (tmp_path / "strikes.py").write_text(
+        example("docs/plugins/recovery-policies.md", "muai_recovery_policies")
+    )
     plugins = builtin.load([tmp_path / "strikes.py"], {})
     policy = plugins.recovery_policies["three_strikes"]
 
@@ -89,7 +91,9 @@ def test_the_policy_of_the_docs_gives_up_after_three_failures(tmp_path: Path) ->
 
 
 def test_the_device_source_of_the_docs_sees_a_degraded_device(tmp_path: Path) -> None:
-    (tmp_path / "npu.py").write_text(example("docs/plugins.md", "muai_device_sources"))
+    (tmp_path / "npu.py").write_text(
+        example("docs/plugins/device-sources.md", "muai_device_sources")
+    )
     source = builtin.load([tmp_path / "npu.py"], {}).device_sources["npu"]
     watch = DeviceWatch({source: {}})
     (record,) = watch.look().devices.values()
@@ -99,7 +103,7 @@ def test_the_device_source_of_the_docs_sees_a_degraded_device(tmp_path: Path) ->
 
 @pytest.mark.parametrize("hook", list(KINDS))
 def test_every_hook_is_documented(hook: str) -> None:
-    assert f"`{hook}`" in (ROOT / "docs/plugins.md").read_text()
+    assert f"`{hook}`" in (ROOT / "docs/plugins/README.md").read_text()
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
