@@ -201,10 +201,7 @@ def reader(tmp_path: Path, author_environ: dict[str, str]) -> Iterator[Reader]:
 def test_the_tutorial_goes_as_it_says(reader: Reader) -> None:
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", TUTORIAL, re.M | re.S)
     assert {language for language, _ in blocks} == {"sh", "python", ""}
-    said = ""
     for language, text in blocks:
         reader.do(language, text)
-        said += reader.told if "urlopen" in text else ""
-    assert said.startswith(" at the ship, and ")
     assert reader.server is not None
     assert reader.server.wait(WITHIN_S) == 0
