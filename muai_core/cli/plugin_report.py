@@ -1,5 +1,6 @@
-"""What `muai plugin check` prints: one line per clause while it runs, counts in the end."""
+"""What `muai plugin check` prints: a line for each clause, counts in the end."""
 
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +20,18 @@ _OUTCOME_WIDTH = max(map(len, _WORDS.values()))
 _TIME_WIDTH = 8
 
 
+#: Back to the beginning of a terminal's line, which is emptied.
+_AGAIN = "\r\x1b[2K"
+
+
 class Lines:
-    """The table of one part, line by line: the title when a clause begins, the rest at its end."""
+    """The table of one part: a line when a clause ends, on a terminal its title meanwhile."""
 
     def __init__(self, part: Part, clauses: Sequence[Clause]) -> None:
         self._number_width = max(len(clause.number) for clause in clauses)
         self._title_width = max(len(clause.title) for clause in clauses)
         self._coloured = on_terminal()
+        self._begun: Clause | None = None
         version = f" {part.plugin.version}" if part.plugin.version else ""
         click.echo(printable(f"{part} ({part.plugin.name}{version}, {part.plugin.origin})"))
         click.echo(
@@ -34,19 +40,30 @@ class Lines:
         )
 
     def begin(self, clause: Clause) -> None:
-        text = f"{clause.number:<{self._number_width}}  {clause.title:<{self._title_width}}  "
-        click.echo(text, nl=False)
+        self._begun = clause
+        if self._coloured:
+            # One row, or the next line would not replace all of it.
+            columns = shutil.get_terminal_size().columns
+            click.echo(self._start(clause.number, clause.title)[: columns - 1], nl=False)
 
     def end(self, result: ClauseResult) -> None:
         word = f"{_WORDS[result.outcome]:<{_OUTCOME_WIDTH}}"
         if self._coloured:
             word = click.style(word, fg=_colour(result.outcome))
-        line = f"{word}  {f'{result.took_s:.1f} s':>{_TIME_WIDTH}}  {printable(result.reason)}"
+        start = (_AGAIN if self._coloured else "") + self._start(result.number, result.title)
+        line = (
+            f"{start}{word}  {f'{result.took_s:.1f} s':>{_TIME_WIDTH}}  {printable(result.reason)}"
+        )
         click.echo(line.rstrip())
 
     def cut_off(self) -> None:
         """The clause that has begun does not end."""
-        click.echo("interrupted")
+        if self._begun is not None:
+            again = _AGAIN if self._coloured else ""
+            click.echo(f"{again}{self._start(self._begun.number, self._begun.title)}interrupted")
+
+    def _start(self, number: str, title: str) -> str:
+        return f"{number:<{self._number_width}}  {title:<{self._title_width}}  "
 
 
 def _colour(outcome: Outcome) -> str | None:
