@@ -62,6 +62,23 @@ def muai_engines():
     print("printed by the plugin")
     return [Broken()]
 """
+#: Four GPUs and an engine for them; what is held of their memory stands in a folder.
+BOX = """\
+from pathlib import Path
+
+import muai_core
+from muai_core.testing.fakes.engine import FakeDevices, FakeEngine
+
+HELD = Path(__file__).with_name("held")
+
+@muai_core.hookimpl
+def muai_device_sources():
+    return [FakeDevices(HELD)]
+
+@muai_core.hookimpl
+def muai_engines():
+    return [FakeEngine(folder=HELD)]
+"""
 #: The fake engine of the kit on the CPU; it takes a minute to load.
 SLOW = """\
 import muai_core
@@ -148,6 +165,36 @@ def test_an_engine_is_started_with_the_model_and_the_options(
     assert done.status == 0, done.out + done.err
     told = outcomes(json.loads(done.out))
     assert told == dict.fromkeys(("E12", "E13", "E52", "E62"), "passed")
+
+
+def test_gpus_are_taken_from_the_sources_that_are_there(muai: Any, tmp_path: Path) -> None:
+    (tmp_path / "held").mkdir()
+    (tmp_path / "box.py").write_text(BOX)
+    model = make_model(tmp_path / "model")
+    wanted = "E12,E21,E50,E54,E62,E63"
+    done = muai(
+        "plugin",
+        "check",
+        "box.py",
+        "--kind",
+        "engine",
+        "--json",
+        "--only",
+        wanted,
+        "--model",
+        model,
+    )
+    assert done.status == 0, done.out + done.err
+    assert outcomes(json.loads(done.out)) == dict.fromkeys(wanted.split(","), "passed")
+
+
+def test_an_engine_without_its_devices_says_so(muai: Any, tmp_path: Path) -> None:
+    (tmp_path / "box.py").write_text(BOX)
+    model = make_model(tmp_path / "model")
+    done = muai("plugin", "check", "box.py", "--kind", "engine", "--only", "E12", "--model", model)
+    assert done.status == 0
+    assert "the device source fake cannot be asked: FileNotFoundError" in done.err
+    assert "it runs on cuda, and there is no such device here" in done.out
 
 
 @pytest.mark.parametrize("kind", ["device-source", "allocation", "recovery"])
