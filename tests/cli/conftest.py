@@ -80,6 +80,16 @@ def fleet_config(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.fixture
+def sample(tmp_path: Path) -> Callable[[str], None]:
+    """Puts a plugin of `sample_plugins/` into the test's folder."""
+
+    def copy(name: str) -> None:
+        shutil.copy(HERE / "sample_plugins" / f"{name}.py", tmp_path)
+
+    return copy
+
+
+@pytest.fixture
 def muai_json(muai: Muai) -> Callable[..., Any]:
     """Runs a command with --json; returns what it printed, decoded."""
     return lambda *arguments: json.loads(muai(*arguments, "--json").out)

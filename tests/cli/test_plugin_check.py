@@ -1,10 +1,13 @@
 """`muai plugin check`: outcomes, exit statuses, and what it says about wrong usage."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -20,86 +23,16 @@ needs_simulated = pytest.mark.skipif(
     "simulated" not in INSTALLED, reason="the plugin muai_simulated is not installed"
 )
 
-#: A policy that keeps its contract.
-POLICY = """\
-import muai_core
-
-class Patient(muai_core.RecoveryPolicy):
-    name = "patient"
-
-    def decide(self, loss, backoff_initial_s, backoff_max_s):
-        return muai_core.RestartAfter(backoff_initial_s, "again")
-
-@muai_core.hookimpl
-def muai_recovery_policies():
-    return [Patient()]
-"""
-#: An engine that breaks E01 and E09, and nothing else that can be seen without a model.
-BROKEN = """\
-import muai_core
-
-class Broken(muai_core.Engine):
-    name = "broken"
-    platforms = ("cpu",)
-    capabilities = ("streaming", "telepathy")
-
-    def options_model(self):
-        from pydantic import BaseModel
-
-        class Options(BaseModel):
-            anything: int = 1
-
-        return Options
-
-    def suits(self, deployment):
-        return muai_core.Suitability(False, "it suits nothing")
-
-    def launch(self, request):
-        raise NotImplementedError
-
-@muai_core.hookimpl
-def muai_engines():
-    print("printed by the plugin")
-    return [Broken()]
-"""
-#: Four GPUs and an engine for them; what is held of their memory stands in a folder.
-BOX = """\
-from pathlib import Path
-
-import muai_core
-from muai_core.testing.fakes.engine import FakeDevices, FakeEngine
-
-HELD = Path(__file__).with_name("held")
-
-@muai_core.hookimpl
-def muai_device_sources():
-    return [FakeDevices(HELD)]
-
-@muai_core.hookimpl
-def muai_engines():
-    return [FakeEngine(folder=HELD)]
-"""
-#: The fake engine of the kit on the CPU; it takes a minute to load.
-SLOW = """\
-import muai_core
-from muai_core.testing.fakes.engine import FakeEngine
-
-class Slow(FakeEngine):
-    platforms = ("cpu",)
-
-@muai_core.hookimpl
-def muai_engines():
-    return [Slow()]
-"""
-
 
 def outcomes(told: Any) -> dict[str, str]:
     [part] = told["parts"]
     return {clause["number"]: clause["outcome"] for clause in part["clauses"]}
 
 
-def test_a_sound_plugin_passes_with_a_line_for_each_clause(muai: Any, tmp_path: Path) -> None:
-    (tmp_path / "patient.py").write_text(POLICY)
+def test_a_sound_plugin_passes_with_a_line_for_each_clause(
+    sample: Any, muai: Any, tmp_path: Path
+) -> None:
+    sample("patient")
     done = muai("plugin", "check", "patient.py")
     assert (done.status, done.err) == (0, "")
     first, heading, *lines, last = done.out.splitlines()
@@ -114,8 +47,8 @@ def test_a_sound_plugin_passes_with_a_line_for_each_clause(muai: Any, tmp_path: 
     assert last.startswith(f"{passed} passed, 0 failed, {len(lines) - passed} not applicable in ")
 
 
-def test_a_broken_plugin_fails_with_the_numbers_of_its_clauses(muai: Any, tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text(BROKEN)
+def test_a_broken_plugin_fails_with_the_numbers_of_its_clauses(sample: Any, muai: Any) -> None:
+    sample("broken")
     done = muai("plugin", "check", "./broken.py", "--only", "e01, E02,E09")
     assert done.status == 1
     lines = done.out.splitlines()
@@ -129,8 +62,8 @@ def test_a_broken_plugin_fails_with_the_numbers_of_its_clauses(muai: Any, tmp_pa
     assert "Traceback" not in done.err
 
 
-def test_as_json_it_is_one_document_whatever_the_plugin_prints(muai: Any, tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text(BROKEN)
+def test_as_json_it_is_one_document_whatever_the_plugin_prints(sample: Any, muai: Any) -> None:
+    sample("broken")
     done = muai("plugin", "check", "broken.py", "--json")
     assert done.status == 1
     told = json.loads(done.out)
@@ -143,8 +76,8 @@ def test_as_json_it_is_one_document_whatever_the_plugin_prints(muai: Any, tmp_pa
     assert told["passed"] + told["not_applicable"] == len(outcomes(told)) - 2
 
 
-def test_without_a_model_an_engine_is_told_how_to_give_one(muai: Any, tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text(BROKEN)
+def test_without_a_model_an_engine_is_told_how_to_give_one(sample: Any, muai: Any) -> None:
+    sample("broken")
     done = muai("plugin", "check", "broken.py", "--only", "E12")
     assert done.status == 0
     assert "not applicable" in done.out
@@ -167,29 +100,23 @@ def test_an_engine_is_started_with_the_model_and_the_options(
     assert told == dict.fromkeys(("E12", "E13", "E52", "E62"), "passed")
 
 
-def test_gpus_are_taken_from_the_sources_that_are_there(muai: Any, tmp_path: Path) -> None:
+def test_gpus_are_taken_from_the_sources_that_are_there(
+    sample: Any, muai: Any, tmp_path: Path
+) -> None:
     (tmp_path / "held").mkdir()
-    (tmp_path / "box.py").write_text(BOX)
+    sample("box")
     model = make_model(tmp_path / "model")
     wanted = "E12,E21,E50,E54,E62,E63"
     done = muai(
-        "plugin",
-        "check",
-        "box.py",
-        "--kind",
-        "engine",
-        "--json",
-        "--only",
-        wanted,
-        "--model",
-        model,
+        *("plugin", "check", "box.py", "--kind", "engine", "--json"),
+        *("--only", wanted, "--model", model),
     )
     assert done.status == 0, done.out + done.err
     assert outcomes(json.loads(done.out)) == dict.fromkeys(wanted.split(","), "passed")
 
 
-def test_an_engine_without_its_devices_says_so(muai: Any, tmp_path: Path) -> None:
-    (tmp_path / "box.py").write_text(BOX)
+def test_an_engine_without_its_devices_says_so(sample: Any, muai: Any, tmp_path: Path) -> None:
+    sample("box")
     model = make_model(tmp_path / "model")
     done = muai("plugin", "check", "box.py", "--kind", "engine", "--only", "E12", "--model", model)
     assert done.status == 0
@@ -204,8 +131,8 @@ def test_what_is_built_in_passes(kind: str, muai: Any) -> None:
     assert json.loads(done.out)["passed"] > 0
 
 
-def test_no_clause_needs_pytest(tmp_path: Path, environ: dict[str, str]) -> None:
-    (tmp_path / "patient.py").write_text(POLICY)
+def test_no_clause_needs_pytest(sample: Any, tmp_path: Path, environ: dict[str, str]) -> None:
+    sample("patient")
     code = (
         "import sys; sys.modules['pytest'] = None; from muai_core.cli import main;"
         "sys.exit(main.run(['plugin', 'check', 'patient.py']) or"
@@ -224,89 +151,60 @@ def test_no_clause_needs_pytest(tmp_path: Path, environ: dict[str, str]) -> None
     assert " 0 failed" in done.stdout
 
 
-WRONG = {
-    "no such plugin": (["nvmll"], "no plugin 'nvmll' is installed"),
-    "nothing": ([""], "no plugin '' is installed"),
-    "control characters": (["a\x1b[31m\nb"], "no plugin 'a\\x1b[31m\\nb' is installed"),
-    "no such file": (["gone.py"], "there is no file gone.py; give a plugin's .py file"),
-    "a folder": (["./folder"], "./folder is a folder; install the package (pip install -e"),
-    "a path that is too long": (["x" * 5000 + ".py"], "cannot be read: OSError"),
-    "no such kind": (["good.py", "--kind", "gpu"], "'gpu' is not one of 'engine'"),
-    "a kind that it has not": (
-        ["good.py", "--kind", "sink"],
-        "it registers no such part; it registers: recovery policy patient",
-    ),
-    "no such part": (["good.py", "--name", "x"], "it registers no such part"),
-    "no such clause": (["good.py", "--only", "E01"], "--only E01: no clause of that number"),
-    "no clause": (["good.py", "--only", ""], "--only '': no clause of that number; there are: "),
-    "a model for no engine": (["good.py", "--model", "x"], "--model is for engines"),
-    "an interpreter for none": (["good.py", "--python", "x"], "--python is for engines"),
-    "options of one that has none": (
-        ["good.py", "--options", "a=1"],
-        "the recovery policy patient has no options",
-    ),
-    "options that are none": (["good.py", "--options", "a"], "--options takes key=value"),
-    "half an object": (["good.py", "--options", "{"], "--options: not YAML"),
-    "half a value": (["good.py", "--options", "a=["], "--options a: not YAML"),
-    "options for several": (
-        ["muai-core", "--options", "a=1"],
-        "--options are of one part; choose it with --kind and --name",
-    ),
-    "a model that is not there": (
-        ["broken.py", "--model", "gone"],
-        "--model gone: there is no such path, and the engine broken says: it suits nothing",
-    ),
-    "no such interpreter": (
-        ["broken.py", "--model", "folder", "--python", "no-python"],
-        "--python no-python: there is no such program",
-    ),
-    "a module that raises": (
-        ["raises.py"],
-        "does not load: ValueError: no more tea (raises.py:3); correct that first",
-    ),
-    "a module that exits": (["exits.py"], "does not load: SystemExit: 3 (exits.py:1)"),
-    "no Python": (["text.py"], "does not load: SyntaxError"),
-    "no hooks": (["empty.py"], "does not load: ValueError: registers nothing"),
-}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "good.py").write_text(POLICY)
-    (tmp_path / "broken.py").write_text(BROKEN)
-    (tmp_path / "raises.py").write_text("import os\n\nraise ValueError('no more tea')\n")
-    (tmp_path / "exits.py").write_text("raise SystemExit(3)\n")
-    (tmp_path / "text.py").write_text("no Python at all\n")
-    (tmp_path / "empty.py").write_text("")
-
-
-@pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG)
-def test_wrong_usage_is_told_and_nothing_is_tried(
-    arguments: list[str], words: str, muai: Any
-) -> None:
-    done = muai("plugin", "check", *arguments)
+def test_options_that_must_be_given_are_asked_for(sample: Any, muai: Any) -> None:
+    sample("told")
+    done = muai("plugin", "check", "told.py")
     assert (done.status, done.out) == (2, "")
-    assert words in done.err
-    assert "Traceback" not in done.err
-
-
-def test_a_plugin_that_is_left_out_says_why(
-    muai: Any, tmp_path: Path, environ: dict[str, str]
-) -> None:
-    (tmp_path / "patient.py").write_text(POLICY)
-    environ["MUAI_DISABLE_PLUGINS"] = "all"
-    done = muai("plugin", "check", "patient.py")
+    assert "the options of the metric sink told are wrong: file: " in done.err
+    assert "give them with --options key=value --kind sink --name told" in done.err
+    done = muai("plugin", "check", "told.py", "--options", "file=here", "--options", "depth=x")
     assert done.status == 2
-    assert "patient is left out by MUAI_DISABLE_PLUGINS; unset that" in done.err
+    assert "depth: expected a whole number, got the text 'x'" in done.err
+    done = muai("plugin", "check", "told.py", "--options", "file=here", "--only", "S02,S10,S50")
+    assert done.status == 0, done.out + done.err
+    assert done.out.count("  passed  ") == 3
+
+
+def test_on_a_terminal_each_line_is_whole_whatever_the_plugin_writes(
+    sample: Any, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    sample("told")
+    command = [
+        *(sys.executable, "-m", "muai_core.cli.main", "plugin", "check", "told.py"),
+        *("--only", "S10,S50", "--options", "file=here"),
+    ]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environ, stdout=theirs, stderr=theirs
+    ) as check:
+        os.close(theirs)
+        written = b"".join(_until_closed(ours))
+        assert check.wait(timeout=60) == 0
+    os.close(ours)
+    rows = [line.rpartition("\x1b[2K")[2].rstrip("\r") for line in written.decode().split("\n")]
+    titles = {clause.number: clause.title for clause in clauses_of("metric sink")}
+    for number in ("S10", "S50"):
+        begun = [row for row in rows if row.startswith(f"{number}  {titles[number]}  ")]
+        assert sum("\x1b[32mpassed" in row for row in begun) == 1
+    assert any("that is all" in row for row in rows)
+
+
+def _until_closed(descriptor: int) -> Iterator[bytes]:
+    while True:
+        try:
+            read = os.read(descriptor, 65536)
+        except OSError:  # Its other end was closed.
+            return
+        if not read:
+            return
+        yield read
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing(
-    number: signal.Signals, tmp_path: Path, environ: dict[str, str]
+    sample: Any, number: signal.Signals, tmp_path: Path, environ: dict[str, str]
 ) -> None:
-    (tmp_path / "slow.py").write_text(SLOW)
+    sample("slow")
     (tmp_path / "temporary").mkdir()
     command = [
         *(sys.executable, "-m", "muai_core.cli.main", "plugin", "check", "slow.py"),
