@@ -36,6 +36,12 @@ _HURRIED_GRACE_S = 2.0
 @click.option("--options", "texts", multiple=True, metavar="KEY=VALUE", help="Options of the part.")
 @click.option("--model", metavar="SOURCE", help="What an engine is to serve: a small model.")
 @click.option("--python", metavar="PATH", help="The interpreter of an engine's processes.")
+@click.option(
+    "--logs",
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="Keep what an engine's processes wrote there.",
+)
 @json_option
 @click.pass_context
 def command(
@@ -47,6 +53,7 @@ def command(
     texts: tuple[str, ...],
     model: str | None,
     python: str | None,
+    logs: Path | None,
     as_json: bool,
 ) -> None:
     """Try the conformance kit's clauses on a plugin.
@@ -60,7 +67,7 @@ def command(
 
     plugins = plugin_parts.load_all(name)
     parts = plugin_parts.selected(plugin_parts.parts_of(name, plugins), kind, part_name)
-    given = Given(model=model, python=python)
+    given = Given(model=model, python=python, logs=logs)
     _refuse_options_for_nothing(parts, texts, given)
     tree = plugin_parts.parse_options(texts)
     options = [plugin_parts.options_for(part, tree) for part in parts]
@@ -70,7 +77,7 @@ def command(
         if wanted:
             results = _check(part, values, wanted, given, plugins, quiet=as_json)
             outcomes.append((part, results))
-    _conclude(context, name, outcomes, as_json)
+    _conclude(context, name, outcomes, given, as_json)
 
 
 def _refuse_options_for_nothing(
@@ -81,9 +88,10 @@ def _refuse_options_for_nothing(
         raise click.UsageError(
             f"--options are of one part; choose it with --kind and --name: {there}"
         )
-    for option, value in (("--model", given.model), ("--python", given.python)):
+    for option in ("model", "python", "logs"):
+        value = getattr(given, option)
         if value is not None and not any(part.kind == "engine" for part in parts):
-            raise click.UsageError(f"{option} is for engines, and there is none in: {there}")
+            raise click.UsageError(f"--{option} is for engines, and there is none in: {there}")
 
 
 def _clauses(parts: "Sequence[Part]", only: str | None) -> "list[list[Clause]]":
@@ -131,6 +139,8 @@ def _check(
         finally:
             with _undisturbed(), redirect_stdout(sys.stderr):
                 subject.close()
+                if given.logs is not None:
+                    _keep_logs(Path(folder), given.logs)
     return results
 
 
@@ -148,6 +158,19 @@ def _try_all(
         if lines is not None:
             lines.end(result)
         results.append(result)
+
+
+def _keep_logs(folder: Path, target: Path) -> None:
+    """Copies all logs. A copy that fails is told; the outcome of the clauses stays what it is."""
+    from shutil import copyfile
+
+    try:
+        for log in sorted(folder.glob("bench-*/logs/*.log")):
+            place = target / log.relative_to(folder).parts[0]
+            place.mkdir(parents=True, exist_ok=True)
+            copyfile(log, place / log.name)
+    except OSError as error:
+        note(f"--logs {target}: {error}")
 
 
 def _hurry(subject: Any, lines: Any) -> None:
@@ -189,6 +212,7 @@ def _conclude(
     context: click.Context,
     name: str,
     outcomes: "Sequence[tuple[Part, list[ClauseResult]]]",
+    given: "Given",
     as_json: bool,
 ) -> None:
     from muai_core.cli import plugin_report
@@ -200,4 +224,6 @@ def _conclude(
         took_s = sum(result.took_s for result in every)
         click.echo(f"{plugin_report.counts(every)} in {took_s:.1f} s")
     if any(result.outcome == "failed" for result in every):
+        if given.model is not None and given.logs is None:
+            note("--logs DIRECTORY keeps what the engine's processes wrote")
         context.exit(EXIT_FAILURE)

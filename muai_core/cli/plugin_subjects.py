@@ -40,10 +40,11 @@ _SHAPES = {Shape(2, 1): "tensor_parallel", Shape(1, 2): "pipeline_parallel"}
 
 
 class Given(Struct, frozen=True, kw_only=True):
-    """What was given for engines: the model to serve, and their interpreter."""
+    """What was given for engines: the model to serve, their interpreter, and where logs go."""
 
     model: str | None = None
     python: str | None = None
+    logs: Path | None = None
 
 
 class _WithoutModel(EngineSubject):

@@ -109,8 +109,9 @@ def test_gpus_are_taken_from_the_sources_that_are_there(
     wanted = "E12,E21,E50,E54,E62,E63"
     done = muai(
         *("plugin", "check", "box.py", "--kind", "engine", "--json"),
-        *("--only", wanted, "--model", model),
+        *("--only", wanted, "--model", model, "--logs", "kept/here"),
     )
+    assert len(list(tmp_path.glob("kept/here/bench-0/*.log"))) >= 2
     assert done.status == 0, done.out + done.err
     assert outcomes(json.loads(done.out)) == dict.fromkeys(wanted.split(","), "passed")
 

@@ -22,6 +22,7 @@ WRONG = {
     "no clause": (["patient.py", "--only", ""], "--only '': no clause of that number; there are: "),
     "a model for no engine": (["patient.py", "--model", "x"], "--model is for engines"),
     "an interpreter for none": (["patient.py", "--python", "x"], "--python is for engines"),
+    "logs of none": (["patient.py", "--logs", "x"], "--logs is for engines"),
     "options of one that has none": (
         ["patient.py", "--options", "a=1"],
         "the recovery policy patient has no options",
