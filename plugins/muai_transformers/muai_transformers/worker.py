@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
     arguments = parse_arguments(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever downloaded
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars make a log unreadable
+    # Where DeepSpeed is installed, transformers imports it: it looks for GPUs and warns of a CPU.
+    os.environ.setdefault("DS_ACCELERATOR", arguments.device.partition(":")[0])
     # By default the threads of a pass spin for milliseconds when they wait for each other, and
     # take the core from the very thread they wait for. libgomp reads this when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
