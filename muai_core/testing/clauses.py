@@ -40,6 +40,9 @@ _HOMES: dict[Kind, tuple[str, ...]] = {
     "metric sink": (
         "muai_core.testing.metric_sink.registering",
         "muai_core.testing.metric_sink.opening",
+        "muai_core.testing.metric_sink.publishing",
+        "muai_core.testing.metric_sink.outages",
+        "muai_core.testing.metric_sink.ending",
     ),
 }
 

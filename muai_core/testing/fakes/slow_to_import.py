@@ -4,8 +4,9 @@ import time
 
 from muai_core.testing.fakes.device_sources import muai_device_sources
 from muai_core.testing.fakes.engine import muai_engines
+from muai_core.testing.fakes.metric_sinks import muai_metric_sinks
 
-__all__ = ["muai_device_sources", "muai_engines"]
+__all__ = ["muai_device_sources", "muai_engines", "muai_metric_sinks"]
 
 _BUSY_S = 0.3
 

@@ -27,6 +27,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: Its value says which batch it is that was read back.
 _BATCH = "conformance_batch"
 _POLL_S = 0.05
+_OUTAGE_BATCHES = 3
 _SCRAPE_TIMEOUT_S = 5.0
 _PORT = "port"
 
@@ -60,6 +61,14 @@ class Session(Struct, frozen=True, kw_only=True):
     location: Attempt[str | None]
     #: Where this process listens that it did not before, as (address, port).
     listens: tuple[tuple[str, int], ...]
+
+
+class Outage(Struct, frozen=True, kw_only=True):
+    """What came of the calls while its other side was away."""
+
+    what: str
+    publishing: tuple[Attempt[None], ...]
+    closing: Attempt[None]
 
 
 class Endings(Struct, frozen=True, kw_only=True):
@@ -106,6 +115,7 @@ class MetricSinkSubject:
         self._session: Session | None = None
         self._failure: ClauseFailure | None = None
         self._batches = 0
+        self._outages: tuple[Outage, ...] | None = None
         self._endings: Endings | None = None
 
     # Options
@@ -181,11 +191,29 @@ class MetricSinkSubject:
             self.end()
         return attempt
 
-    def aimed_at(self, port: int) -> Mapping[str, Any]:
-        """The options with which it sends to that port. Raises ClauseSkipped."""
+    @property
+    def sends(self) -> bool:
+        """Whether it can be aimed at a port."""
+        return self._aimed_at is not None
+
+    def outages(self) -> tuple[Outage, ...]:
+        """Publishing to a port where nobody listens, and to one where nobody answers.
+
+        Raises ClauseSkipped, and ClauseFailure when it does not open there.
+        """
+        if self._outages is None:
+            refused = self._outage(free_port(), "nobody listens")
+            with held_port() as port:
+                self._outages = (refused, self._outage(port, "nobody answers"))
+        return self._outages
+
+    def _outage(self, port: int, what: str) -> Outage:
         if self._aimed_at is None:
             raise ClauseSkipped("how to aim it at a port was not given")
-        return self._aimed_at(port)
+        self.ended()
+        self._session = self.open(self._aimed_at(port))
+        publishing = tuple(self.publish([_a_family()]) for _ in range(_OUTAGE_BATCHES))
+        return Outage(what=what, publishing=publishing, closing=self.end())
 
     def end(self) -> Attempt[None]:
         """Closes the sink."""
@@ -288,10 +316,14 @@ class MetricSinkSubject:
 
     def _use_again(self) -> None:
         """Raises ClauseFailure when what is published now is not exported."""
-        with contextlib.suppress(ClauseSkipped):
-            self.exported(_a_family())
+        family = _a_family()
+        try:
+            samples = self.exported(family)
+        except ClauseSkipped:  # It cannot be read.
+            self.deliver([family])
             return
-        self.deliver([_a_family()])
+        if not values(samples, family.name):
+            raise ClauseFailure("what is published is not exported")
 
 
 def _a_family() -> MetricFamily:
