@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_se
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as trace_grpc
 
 DEADLINE_S = 30.0
+_THREADS = 4
 REQUESTS = {
     "metrics": metrics_service.ExportMetricsServiceRequest,
     "traces": trace_service.ExportTraceServiceRequest,
@@ -110,7 +111,10 @@ class GrpcCollector(Collector):
 
     def __init__(self, port: int = 0, tls: Tls | None = None) -> None:
         super().__init__(tls)
-        self._pool = ThreadPoolExecutor(4)
+        self._pool = ThreadPoolExecutor(_THREADS)
+        # All of them begin here, so that none that begins later is taken for one of the sink's.
+        together = threading.Barrier(_THREADS)
+        list(self._pool.map(lambda _: together.wait(), range(_THREADS)))
         self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0)])
         metrics = type("Metrics", (metrics_grpc.MetricsServiceServicer,), {})()
         metrics.Export = lambda request, context: self._export("metrics", request, context)
