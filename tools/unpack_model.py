@@ -7,6 +7,7 @@ exists is left as it is.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ def main() -> int:
     if arguments.folder.exists():
         print(f"{arguments.folder} exists already")
         return 0
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports DeepSpeed, which warns
     from muai_torch import loading, source
 
     try:
