@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         ParallelismLimits,
         Sharding,
     )
-    from muai_core.plugin.metric_sink import MetricSink
+    from muai_core.plugin.metric_sink import MetricSink, SinkError, SinkUnavailable
     from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss, RestartAfter
 
 _HOMES = {
@@ -117,7 +117,7 @@ _HOMES = {
         "ParallelismLimits",
         "Sharding",
     ),
-    "muai_core.plugin.metric_sink": ("MetricSink",),
+    "muai_core.plugin.metric_sink": ("MetricSink", "SinkError", "SinkUnavailable"),
     "muai_core.plugin.recovery": ("GiveUp", "RecoveryPolicy", "ReplicaLoss", "RestartAfter"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -178,6 +178,8 @@ __all__ = [
     "Shape",
     "ShardedMemory",
     "Sharding",
+    "SinkError",
+    "SinkUnavailable",
     "Suitability",
     "TensorInfo",
     "TraceContext",

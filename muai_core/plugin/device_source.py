@@ -50,6 +50,10 @@ class DeviceSource(Configurable, ABC):
 
     All methods may block and may raise. A raise or a missed deadline becomes an event that names
     the source; the last inventory stays, and the call is repeated at the next interval.
+
+    It lives in the controller's process, from which engines inherit: it leaves the environment and
+    the working directory as they are, and loads no CUDA there, whose context would hold memory of
+    a device. Whatever needs that belongs into a process of its own.
     """
 
     #: Whether the source runs when the config's `devices.sources` does not list any.
@@ -71,7 +75,7 @@ class DeviceSource(Configurable, ABC):
 
         `now_s` is the controller's clock; put it into `Inventory.observed_at_s`. A source that
         finds no hardware returns an empty inventory, it does not raise. It may be called sooner,
-        when the controller waits for memory to come back.
+        when the controller waits for memory to come back. Devices come in the same order each time.
         """
 
     def self_test(self, device: Device) -> SelfTest | None:
@@ -89,4 +93,7 @@ class DeviceSource(Configurable, ABC):
         return None
 
     def close(self) -> None:
-        """Called once at shutdown."""
+        """Called once at shutdown: no thread, process or descriptor of the source stays.
+
+        Another call does nothing. A script may open the source again.
+        """

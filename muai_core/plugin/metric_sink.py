@@ -46,7 +46,8 @@ class MetricSink(Configurable, ABC):
         """Called once before the first `publish`, with the validated options.
 
         Raise SinkError when the sink cannot work (a taken port): the start of the controller fails
-        with that text.
+        with that text. A sink that listens does so on this machine only, unless an option says
+        otherwise.
         """
 
     def location(self) -> str | None:
@@ -60,7 +61,8 @@ class MetricSink(Configurable, ABC):
     def publish(self, families: Sequence[MetricFamily]) -> None:
         """Called every second or so with every metric; cumulative, so a missed call loses nothing.
 
-        A series that is missing has ended and must not be exported any longer.
+        A series that is missing has ended and must not be exported any longer. There may be none at
+        all, label values may hold any character, and values may be infinite or NaN (not known).
         """
 
     def trace(self, requests: Sequence[RequestRecord]) -> None:
@@ -72,4 +74,8 @@ class MetricSink(Configurable, ABC):
         """
 
     def close(self) -> None:
-        """Called once at shutdown."""
+        """Called once at shutdown: no thread, process or descriptor of the sink stays.
+
+        All sinks together have 2 s, whether or not the other side answers. Another call does
+        nothing. A script may open the sink again.
+        """

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from muai_core.model.device import Device, Inventory
+from muai_core.model.device import Device, DeviceMeasurements, Inventory
 from muai_core.planning.wording import described
 from muai_core.plugin.device_source import DeviceSource, Happening, SelfTest
 from muai_core.runtime.self_tests import well_formed
@@ -279,7 +279,11 @@ class DeviceSourceSubject:
 def malformed(inventory: Inventory) -> str | None:
     """What the device monitor would refuse in it, in words; None: nothing."""
     try:
-        msgspec.json.decode(msgspec.json.encode(inventory), type=Inventory)
+        # A NaN is no reading; in what is measured it is one, see the clause on that.
+        facts = structs.replace(inventory, measurements=())
+        msgspec.json.decode(msgspec.json.encode(facts), type=Inventory)
+        measurements = msgspec.msgpack.encode(inventory.measurements)
+        msgspec.msgpack.decode(measurements, type=tuple[DeviceMeasurements, ...])
     except (ValueError, TypeError, OverflowError) as error:
         return described(error)
     return None

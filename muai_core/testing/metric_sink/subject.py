@@ -210,6 +210,7 @@ class MetricSinkSubject:
     def _outage(self, port: int, what: str) -> Outage:
         if self._aimed_at is None:
             raise ClauseSkipped("how to aim it at a port was not given")
+        self.opened()
         self.ended()
         self._session = self.open(self._aimed_at(port))
         publishing = tuple(self.publish([_a_family()]) for _ in range(_OUTAGE_BATCHES))
