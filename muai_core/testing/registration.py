@@ -10,18 +10,21 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from pydantic import SecretBytes, SecretStr, ValidationError
+from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError
 
-from muai_core.planning.wording import one_line
+from muai_core.planning.wording import described, one_line
 from muai_core.plugin.loading import DISABLE_VARIABLE, ENTRY_POINT_GROUP, KINDS, load_plugins
 from muai_core.plugin.options import Configurable
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped, Kind
 
-#: Neither the plugin's import nor its use in the controller may bring these.
-HEAVY = ("torch", "vllm", "numpy", "deepspeed", "transformers", "ray", "tensorflow", "jax")
+#: No part of a plugin may bring these into the controller.
+ENGINE_STACKS = ("torch", "vllm", "deepspeed", "transformers", "ray", "tensorflow", "jax")
+#: Nor may its import bring these.
+HEAVY = (*ENGINE_STACKS, "numpy")
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _UNKNOWN_KEY = "no_plugin_has_this_key"
 _IMPORT_TRIES = 5
+_WORDS_LIMIT_CHARACTERS = 300
 _IMPORT_WITHIN_S = 60.0
 
 #: Processor time of the plugin's import beyond what the core has imported, and what came with it.
@@ -71,18 +74,27 @@ def check_name(part: Configurable) -> None:
 def completed_options(part: Configurable, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the controller hands them over: validated, with defaults, as plain data.
 
-    Raises ClauseSkipped when the part needs options that were not given.
+    Raises ClauseSkipped when the part needs options and none were given, and ClauseFailure when
+    its model cannot be asked or refuses those that were.
     """
-    model = part.options_model()
+    model = _model_of(part)
     if model is None:
         return {}
     try:
         values: dict[str, Any] = _plain(model.model_validate(dict(given)).model_dump())
     except ValidationError as error:
+        words = one_line(str(error), _WORDS_LIMIT_CHARACTERS)
         if given:
-            raise
-        raise ClauseSkipped(f"it needs options: {one_line(str(error), 300)}") from error
+            raise ClauseFailure(f"the options that were given are refused: {words}") from error
+        raise ClauseSkipped(f"it needs options: {words}") from error
     return values
+
+
+def _model_of(part: Configurable) -> type[BaseModel] | None:
+    try:
+        return part.options_model()
+    except Exception as error:
+        raise ClauseFailure(f"options_model() raises {described(error)}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -95,7 +107,7 @@ def _plain(value: Any) -> Any:
 
 def check_options(part: Configurable, given: Mapping[str, Any]) -> None:
     """An unknown key must be refused, and named."""
-    model = part.options_model()
+    model = _model_of(part)
     if model is None:
         return  # It has no options, and the core rejects all.
     completed_options(part, given)

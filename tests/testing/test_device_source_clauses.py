@@ -222,3 +222,33 @@ def test_a_self_test_without_room_is_not_run() -> None:
         readings=(DeviceReading(uuid="GPU-0", memory_used_bytes=used, memory_free_bytes=GIB),),
     )
     assert failures_of(Given(inventory, spec)) == {}
+
+
+class Awkward(Given):
+    """Its options cannot be asked for."""
+
+    def options_model(self) -> Any:
+        raise ImportError("no pydantic here")
+
+
+def test_options_that_cannot_be_asked_for_are_a_failure_in_words() -> None:
+    assert failures_of(Awkward(seen())) == {
+        "D10": "options_model() raises ImportError: no pydantic here"
+    }
+
+
+def test_wrong_options_are_told_once() -> None:
+    class Strict(Given):
+        def options_model(self) -> Any:
+            from pydantic import create_model
+
+            return create_model("Options", port=(int, 1))
+
+    subject = DeviceSourceSubject(Strict(seen()), {"port": "a"})
+    try:
+        results = run_clauses("device source", subject, only=NUMBERS)
+    finally:
+        subject.close()
+    [failed] = [one for one in results if one.outcome == "failed"]
+    assert failed.number == "D10"
+    assert failed.reason.startswith("the options that were given are refused: ")

@@ -146,3 +146,18 @@ def test_options_that_are_missing_are_asked_for() -> None:
     assert result.outcome == "not_applicable"
     assert "it needs options" in result.reason
     assert "file" in result.reason
+
+
+def test_a_port_to_send_to_is_none_to_be_refused() -> None:
+    from pydantic import BaseModel
+
+    class Options(BaseModel, extra="forbid"):
+        host: str = "127.0.0.1"
+        port: int = 8125
+
+    subject = MetricSinkSubject(Keeping(model=Options))
+    try:
+        [result] = run_clauses("metric sink", subject, only=["S12"])
+    finally:
+        subject.close()
+    assert (result.outcome, result.reason) == ("not_applicable", "it listens nowhere")

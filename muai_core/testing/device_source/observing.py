@@ -104,7 +104,8 @@ def _(subject: DeviceSourceSubject) -> None:
     before = subject.before()
     subject.opened()
     now = surroundings.look()
-    if heavy := [name for name in registration.HEAVY if name in now.modules - before.modules]:
+    new = now.modules - before.modules
+    if heavy := [name for name in registration.ENGINE_STACKS if name in new]:
         raise ClauseFailure(f"it imports {', '.join(heavy)} into the controller")
     if any(name.startswith(_CUDA_DRIVER) for name in now.mapped - before.mapped):
         raise ClauseFailure(

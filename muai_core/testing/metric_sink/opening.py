@@ -30,6 +30,8 @@ def _(subject: MetricSinkSubject) -> None:
 def _(subject: MetricSinkSubject) -> None:
     if not subject.has_port:
         raise ClauseSkipped("it has no option called port")
+    if not subject.opened().listens:
+        raise ClauseSkipped("it listens nowhere")
     with held_port() as port:
         error = subject.try_to_open({"port": port}).error
     if error is None:

@@ -131,7 +131,7 @@ class MetricSinkSubject:
 
     @property
     def has_port(self) -> bool:
-        """Whether it has an option for the port on which it listens."""
+        """Whether it has an option called so."""
         model = self.sink.options_model()
         return model is not None and _PORT in model.model_fields
 
