@@ -1,7 +1,10 @@
 """What the clauses on inventories refuse, one mistake at a time."""
 
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -222,6 +225,31 @@ def test_a_self_test_without_room_is_not_run() -> None:
         readings=(DeviceReading(uuid="GPU-0", memory_used_bytes=used, memory_free_bytes=GIB),),
     )
     assert failures_of(Given(inventory, spec)) == {}
+
+
+def test_an_engines_stack_in_the_controller_is_told_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "jax", raising=False)
+
+    class Loading(Given):
+        def observe(self, now_s: float) -> Inventory:
+            monkeypatch.setitem(sys.modules, "jax", ModuleType("jax"))
+            return super().observe(now_s)
+
+    assert failures_of(Loading(seen())) == {"D17": "it imports jax into the controller"}
+
+
+def test_a_directory_that_is_changed_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Moving(Given):
+        def observe(self, now_s: float) -> Inventory:
+            monkeypatch.chdir(tmp_path)
+            return super().observe(now_s)
+
+    failures = failures_of(Moving(seen()))
+    assert failures == {"D18": "it changes the working directory of the controller's process"}
 
 
 class Awkward(Given):
