@@ -95,6 +95,10 @@ class LaunchSpec(Struct, frozen=True, kw_only=True):
     #: Names under /dev/shm (shell patterns) that are the replica's own and are removed after its
     #: last process is gone.
     shared_memory: tuple[str, ...] = ()
+    #: Names under /dev/shm (shell patterns) that other replicas' files may have, too: removed are
+    #: those that the replica's processes had mapped and that nobody has mapped any more. What
+    #: Python's multiprocessing and torch make there needs no pattern.
+    used_shared_memory: tuple[str, ...] = ()
     #: True: no two such engines load on the same GPU at the same time.
     exclusive_start: bool = False
 

@@ -52,8 +52,13 @@ GENERAL_RULES = (
     ),
     ExitRule(
         "out_of_memory_host",
-        r"DefaultCPUAllocator: can't allocate memory|\bMemoryError\b|Cannot allocate memory",
-        "the host has too little memory for this model",
+        r".*(?:DefaultCPUAllocator: can't allocate memory|\bMemoryError\b|std::bad_alloc"
+        r"|[Cc]annot allocate memory|failed to map segment from shared object"
+        r"|memory allocation of \d+ bytes failed|unable to mmap \d+ bytes"
+        r"|pthread_create failed|can't start new thread"
+        r"|RuntimeError: Resource temporarily unavailable"
+        r"|Resource temporarily unavailable \(src/thread)",
+        "the host has too little memory, or a limit (ulimit, cgroup) is too low for this model",
     ),
     ExitRule("disk_full", r".*No space left on device", "make room on the disk"),
     ExitRule(
@@ -78,7 +83,10 @@ GENERAL_RULES = (
     ),
     ExitRule(
         "model_files",
-        r"(?:FileNotFoundError|SafetensorError|\bOSError\b|PermissionError|JSONDecodeError).*",
+        # Not one that a warning quotes.
+        r"(?:^|(?<=[\s.]))(?:FileNotFoundError|SafetensorError|OSError|PermissionError"
+        r"|JSONDecodeError)\b.*"
+        r"|.*no such file or folder.*",
         "see whether the model's folder is complete and readable",
     ),
 )

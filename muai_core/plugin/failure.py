@@ -15,6 +15,7 @@ FailureKind = Literal[
     "model_files",
     "disk_full",
     "rank_died",
+    "stalled",
     "timed_out",
     "not_as_planned",
     "unknown",

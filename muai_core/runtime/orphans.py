@@ -24,6 +24,7 @@ from muai_core.runtime.process_table import (
     read_marker,
     read_processes,
 )
+from muai_core.runtime.shared_memory import remove_unused
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.02
@@ -63,6 +64,8 @@ class SpawnRecord(Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     #: Every process seen of it so far, by (pid, start_ticks); the leader leads session `pid`.
     members: tuple[tuple[int, int], ...] = field(default=())
+    #: Files under /dev/shm that they were seen to use, and that may be removed after them.
+    shared_memory: tuple[str, ...] = ()
 
     @property
     def marker(self) -> Marker:
@@ -167,6 +170,8 @@ def _reclaim(state_dir: Path, instance_id: str, deadline: float, orphans: list[O
                 )
             )
         if not left:
+            if usable is not None:
+                remove_unused(usable.shared_memory)
             records.remove(marker.replica_id, marker.epoch)
 
 

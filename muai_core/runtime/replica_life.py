@@ -4,29 +4,27 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, field
-
 from muai_core.control import events as ev
 from muai_core.planning.wording import described, one_line
 from muai_core.plugin.engine import LaunchSpec
+from muai_core.plugin.exit_rules import general_failure
 from muai_core.plugin.failure import ExitEvidence, Failure
-from muai_core.runtime.bring_up import LOAD, SPAWN, StageDeadlines, StartError, bring_up
+from muai_core.runtime.bring_up import LOAD, SPAWN, StartError, bring_up
+from muai_core.runtime.daemon_thread import in_daemon_thread
 from muai_core.runtime.environment import compose_environment
 from muai_core.runtime.log_stages import follow_stages
 from muai_core.runtime.log_tail import log_tail
-from muai_core.runtime.orphans import Marker, SpawnRecord, SpawnRecords
-from muai_core.runtime.probe import Prober
+from muai_core.runtime.orphans import Marker, SpawnRecord
 from muai_core.runtime.process import ReplicaProcess
-from muai_core.runtime.rank_watch import RankWatch
-from muai_core.runtime.shared_memory import remove_shared_memory
+from muai_core.runtime.process_watch import ProcessWatch, Trouble
+from muai_core.runtime.shared_memory import SharedMemory
 from muai_core.runtime.spawning import SpawnError
-from muai_core.runtime.start_locks import StartLocks
-from muai_core.runtime.verdicts import Verdicts
+from muai_core.runtime.surroundings import Surroundings
+from muai_core.runtime.verdicts import Verdicts, disk_failure
 
 _log = logging.getLogger(__name__)
 
@@ -40,25 +38,14 @@ _CAUSE_LIMIT_CHARACTERS = 500
 _LAST_WORDS_S = 0.2
 #: How much of a log an engine gets to see of a start, and of an end.
 _START_LINES, _START_BYTES = 20_000, 2**20
-_END_LINES = 200
+_END_LINES, _END_BYTES = 5_000, 2**19
 _VERIFY_WITHIN_S = 10.0
 #: The end is told only then, so an engine that takes its time delays its own replacement.
 _CLASSIFY_WITHIN_S = 0.2
+_STALLED_ADVICE = "somebody stopped it: look for kill -STOP, a debugger or a suspended container"
 
 #: Makes the launch description; called once, and awaited under the deadline of the spawn stage.
 Prepare = Callable[[], Awaitable[LaunchSpec]]
-
-
-class Surroundings(Struct, frozen=True, kw_only=True):
-    """What all replicas of a controller share."""
-
-    instance_id: str
-    boot_id: str
-    records: SpawnRecords
-    prober: Prober
-    deadlines: StageDeadlines
-    emit: Callable[[ev.Event], None]
-    start_locks: StartLocks = field(default_factory=StartLocks)
 
 
 class ReplicaLife:
@@ -88,14 +75,16 @@ class ReplicaLife:
         self._devices = devices
         self._around = surroundings
         self._verdicts = verdicts
-        self._lost_rank: str | None = None
+        self._trouble: Trouble | None = None
         self._not_as_planned = False
-        self._shared_memory: tuple[str, ...] = ()
+        self._shared_memory = SharedMemory()
         self._stopping = False
+        #: Its start has failed; what ends from now on ends because of us.
+        self._start_failed = False
         #: What a stop cancels while there is no process.
         self._preparing: asyncio.Future[Any] | None = None
         self._asked_again = asyncio.Event()
-        #: What goes on at its side: stops, and the watch over its ranks.
+        #: What goes on at its side: stops, and the watch over its processes.
         self._beside: set[asyncio.Task[None]] = set()
 
     async def run(self, prepare: Prepare) -> None:
@@ -128,10 +117,11 @@ class ReplicaLife:
     async def _start_and_watch(self, prepare: Prepare) -> None:
         try:
             launch = await self._prepare(prepare)
-            self._shared_memory = launch.shared_memory
+            self._shared_memory = SharedMemory(launch.shared_memory, launch.used_shared_memory)
             process = await self._bring_up(launch)
         except StartError as error:
-            await self._undo(one_line(self._lost_rank or str(error), _CAUSE_LIMIT_CHARACTERS))
+            words = self._trouble.words if self._trouble is not None else str(error)
+            await self._undo(one_line(words, _CAUSE_LIMIT_CHARACTERS))
             return
         self.stage = SERVING
         if not self._stopping:
@@ -142,7 +132,7 @@ class ReplicaLife:
         await process.wait_exit()
         observing.cancel()
         await asyncio.gather(observing, return_exceptions=True)
-        cause = self._lost_rank or process.exit_words
+        cause = self._trouble.words if self._trouble is not None else process.exit_words
         await self._end(f"stopped: {process.exit_words}" if self._stopping else cause)
 
     async def _bring_up(self, launch: LaunchSpec) -> ReplicaProcess:
@@ -160,8 +150,7 @@ class ReplicaLife:
             process = self._spawn(launch)
             watch = self._watch(process, launch.rank_processes)
             await self._load(process, launch)
-            if watch is not None:
-                await watch.look()  # so that none can be lost unseen from now on
+            await watch.look()  # so that no rank can be lost unseen from now on
         finally:
             for lock in locks:
                 lock.release()
@@ -206,33 +195,38 @@ class ReplicaLife:
             self._not_as_planned = True
             raise StartError(f"it did not start as planned: {difference}")
 
-    def _watch(self, process: ReplicaProcess, pattern: str | None) -> RankWatch | None:
-        if pattern is None:
-            return None
-        try:
-            watch = RankWatch(process, pattern)
-        except re.error as error:
-            _log.warning("%s: its ranks are not watched: %s", self._name, error)
-            return None
-        self._begin(self._watch_ranks(process, watch))
+    def _watch(self, process: ReplicaProcess, pattern: str | None) -> ProcessWatch:
+        watch = ProcessWatch(
+            process,
+            pattern,
+            shared_memory=self._shared_memory,
+            stopped_limit_s=self._around.stopped_limit_s,
+        )
+        self._begin(self._take_down_in_trouble(process, watch))
         return watch
 
-    async def _watch_ranks(self, process: ReplicaProcess, watch: RankWatch) -> None:
-        """Takes the whole replica down as soon as one of its ranks has ended unasked."""
-        lost = asyncio.ensure_future(watch.first_lost())
+    async def _take_down_in_trouble(self, process: ReplicaProcess, watch: ProcessWatch) -> None:
+        """Takes the whole replica down when its processes are not what they must be."""
+        looking = asyncio.ensure_future(watch.first_trouble())
         ended = asyncio.ensure_future(process.wait_exit())
-        await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({looking, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
-        if not lost.done():
-            lost.cancel()
-        await asyncio.gather(lost, ended, return_exceptions=True)
-        if self._stopping or lost.cancelled() or lost.exception() is not None:
+        if not looking.done():
+            looking.cancel()
+        await asyncio.gather(looking, ended, return_exceptions=True)
+        if self._ends_by_us or looking.cancelled():
             return
-        # Its leader may be about to say why; then it ends by itself.
-        await process.wait_exit(_LAST_WORDS_S)
-        self._lost_rank = lost.result()
-        if not self._stopping:
+        trouble = looking.result()
+        if trouble.kind == "rank_died":
+            # Its leader may be about to say why; then it ends by itself.
+            await process.wait_exit(_LAST_WORDS_S)
+        if not self._ends_by_us:
+            self._trouble = trouble
             await self._stop(process, 0)
+
+    @property
+    def _ends_by_us(self) -> bool:
+        return self._stopping or self._start_failed
 
     async def _prepare(self, prepare: Prepare) -> LaunchSpec:
         self._refuse_when_stopping()
@@ -292,6 +286,7 @@ class ReplicaLife:
                 program=process.program,
                 devices=self._devices,
                 members=tuple(sorted(process.known)),
+                shared_memory=tuple(sorted(self._shared_memory.names)),
             )
         )
 
@@ -304,6 +299,7 @@ class ReplicaLife:
         self._emit(ev.ReplicaProgressed, stage=stage, detail=detail)
 
     async def _undo(self, cause: str) -> None:
+        self._start_failed = True
         if self.process is not None and self.process.exit is None:
             await self._stop(self.process, _FAILED_START_GRACE_S)
         if self._stopping:
@@ -329,6 +325,9 @@ class ReplicaLife:
         """What kind of end this was, as far as anything tells."""
         if self._not_as_planned:
             return Failure(kind="not_as_planned", reason=cause)
+        trouble = self._trouble
+        if trouble is not None and trouble.kind == "stalled":
+            return Failure(kind=trouble.kind, reason=cause, advice=_STALLED_ADVICE)
         if self._verdicts is None:
             return None
         ended = self.process.exit if self.process is not None else None
@@ -336,15 +335,17 @@ class ReplicaLife:
             stage=self.stage,
             status=None if ended is None else ended.status,
             signal=None if ended is None else ended.signal,
-            log_tail=log_tail(self.log_path, lines=_END_LINES),
+            log_tail=log_tail(self.log_path, lines=_END_LINES, read_bytes=_END_BYTES),
         )
         try:
             async with asyncio.timeout(_CLASSIFY_WITHIN_S):
                 failure = await self._verdicts.failure(evidence)
         except TimeoutError:
-            failure = None
-        if failure is None and self._lost_rank is not None:
-            failure = Failure(kind="rank_died", reason=cause)
+            failure = general_failure(evidence)
+        # Without room for last words, nothing of them can tell.
+        failure = failure or disk_failure(self.log_path.parent)
+        if failure is None and trouble is not None:
+            failure = Failure(kind=trouble.kind, reason=cause)
         return failure
 
     async def _stop(self, process: ReplicaProcess, grace_s: float) -> None:
@@ -362,7 +363,9 @@ class ReplicaLife:
                 await asyncio.wait_for(self._asked_again.wait(), retry_s)
             self._asked_again.clear()
             retry_s = min(retry_s * 2, _LAST_CLEANUP_RETRY_S)
-        remove_shared_memory(self._shared_memory)
+        await in_daemon_thread(self._shared_memory.remove, "muai-shared-memory")
+        if self._beside:
+            await asyncio.wait(self._beside)
         self._around.records.remove(self.replica_id, self.epoch)
         self.gone.set()
 

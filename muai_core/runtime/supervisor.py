@@ -23,7 +23,8 @@ from muai_core.runtime.orphans import SpawnRecords
 from muai_core.runtime.probe import Prober
 from muai_core.runtime.process import Release
 from muai_core.runtime.process_table import read_boot_id
-from muai_core.runtime.replica_life import Prepare, ReplicaLife, Surroundings
+from muai_core.runtime.replica_life import Prepare, ReplicaLife
+from muai_core.runtime.surroundings import STOPPED_LIMIT_S, Surroundings
 from muai_core.runtime.verdicts import Verdicts
 
 _KEPT_LOGS = 5
@@ -53,6 +54,7 @@ class Supervisor:
         *,
         deadlines: StageDeadlines | None = None,
         prober: Prober | None = None,
+        stopped_limit_s: float = STOPPED_LIMIT_S,
     ) -> None:
         self._emit = emit
         self._log_dir = instance.state_dir / "logs"
@@ -63,6 +65,7 @@ class Supervisor:
             prober=prober or Prober(),
             deadlines=deadlines or StageDeadlines(),
             emit=emit,
+            stopped_limit_s=stopped_limit_s,
         )
         self._lives: dict[tuple[str, int], ReplicaLife] = {}
         self._tasks: set[asyncio.Task[None]] = set()

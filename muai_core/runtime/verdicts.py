@@ -1,6 +1,8 @@
 """What an engine says about one of its incarnations: started as planned? why did it end?"""
 
 import logging
+import os
+from pathlib import Path
 
 from muai_core.planning.wording import described, one_line
 from muai_core.plugin.engine import Engine, LaunchRequest
@@ -43,3 +45,15 @@ class Verdicts:
             _log.warning("%s cannot classify an exit: %s", self._engine.name, described(error))
             said = None
         return said if isinstance(said, Failure) else general_failure(evidence)
+
+
+def disk_failure(folder: Path) -> Failure | None:
+    """Says so when nothing can be written into the folder of the logs any more."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return None
+    if disk.f_bavail > 0 or disk.f_blocks == 0:
+        return None
+    advice = "make room there, or move the state directory: --state-dir"
+    return Failure(kind="disk_full", reason=f"no space is left for logs in {folder}", advice=advice)

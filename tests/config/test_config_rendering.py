@@ -1,6 +1,8 @@
 """`muai config` and `muai schema`: what they print is true, complete and free of secrets."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -191,9 +193,19 @@ def test_schema_of_the_installed_plugins_accepts_the_examples() -> None:
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
 
 
-def test_the_examples_are_without_a_mistake() -> None:
+def test_the_examples_are_without_a_mistake(tmp_path: Path) -> None:
     from muai_core import builtin
 
-    for path in (Path(__file__).parents[2] / "examples").glob("*.yaml"):
+    root = Path(__file__).parents[2]
+    examples = Path(shutil.copytree(root / "examples", tmp_path / "examples"))
+    # Two more things that people make first: an unpacked model, and vLLM's own environment.
+    model = tmp_path / ".cache" / "smollm2"
+    model.mkdir(parents=True)
+    shutil.copy(examples / "models" / "llama-3.1-8b.json", model / "config.json")
+    (tmp_path / ".venv-vllm").symlink_to(root / ".venv-vllm")
+    for path in sorted(examples.glob("*.yaml")):
+        if "vllm" in path.read_text(encoding="utf-8") and not (tmp_path / ".venv-vllm").exists():
+            assert "CI" not in os.environ, "make setup-test installs vLLM"
+            continue
         loaded = load_config(path, (), {}, load_plugins=builtin.load)
         assert loaded.config.models, path

@@ -72,6 +72,8 @@ while True:
     connection, _ = server.accept()
     threading.Thread(target=answer, args=[connection], daemon=True).start()
 """
+#: How long a process may be stopped.
+STOPPED_LIMIT_S = 1.0
 START_DEADLINES = {"spawn_s": DEADLINE_S, "load_s": DEADLINE_S, "ready_s": DEADLINE_S}
 
 
@@ -93,6 +95,7 @@ class Fleet:
             self.events.append,
             deadlines=StageDeadlines(**{**START_DEADLINES, **deadlines}),
             prober=Prober(timeout_s=timeout_s),
+            stopped_limit_s=STOPPED_LIMIT_S,
         )
         return self.supervisor
 

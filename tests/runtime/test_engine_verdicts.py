@@ -1,6 +1,7 @@
 """What engines say of their replicas, and what is done about it, on real processes."""
 
 import asyncio
+import mmap
 import os
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device
 from muai_core.plugin.engine import Engine, LaunchRequest, LaunchSpec, Suitability
 from muai_core.plugin.failure import ExitEvidence, Failure
-from muai_core.runtime.shared_memory import remove_shared_memory
+from muai_core.runtime.shared_memory import remove_named, remove_unused
 from muai_core.runtime.verdicts import Verdicts
 
 RANK = (
@@ -140,6 +141,78 @@ async def test_a_killed_rank_takes_the_whole_replica_down(fleet: Fleet) -> None:
     await fleet.is_gone()
 
 
+@pytest.mark.parametrize("victim", ["leader", "rank"])
+async def test_a_stopped_process_is_told_by_name_and_ends_the_replica(
+    fleet: Fleet, victim: str
+) -> None:
+    start(fleet, OpinionatedEngine(), {"run": RANK})
+    await fleet.event(ev.ReplicaReady)
+    leader = fleet.events_spawned("chat.0", 1)[0].pid
+    rank = fleet.pid_in_log("rank")
+    stopped = rank if victim == "rank" else leader
+    os.kill(stopped, signal.SIGSTOP)
+    ended = await fleet.event(ev.ReplicaExited)
+    assert f"process {stopped}" in ended.cause
+    assert "SIGSTOP" in ended.cause
+    assert ended.failure is not None
+    assert ended.failure.kind == "stalled"
+    await fleet.is_gone()
+    assert not is_alive(rank)
+
+
+async def test_a_process_that_goes_on_in_time_is_left_alone(fleet: Fleet) -> None:
+    start(fleet, OpinionatedEngine(), {})
+    await fleet.event(ev.ReplicaReady)
+    leader = fleet.events_spawned("chat.0", 1)[0].pid
+    os.kill(leader, signal.SIGSTOP)
+    os.kill(leader, signal.SIGCONT)
+    fleet.supervisor.stop("chat.0", 1, grace_s=5)
+    ended = await fleet.event(ev.ReplicaExited)
+    assert ended.cause.startswith("stopped")
+
+
+SHARES = """
+from multiprocessing.shared_memory import SharedMemory
+shared = SharedMemory(create=True, size=4096)
+print("shared", shared.name, flush=True)
+"""
+
+
+async def test_shared_memory_of_a_killed_replica_is_removed(fleet: Fleet, tmp_path: Path) -> None:
+    # The tracker that would remove it is killed, too.
+    start(fleet, OpinionatedEngine(), {"run": SHARES})
+    await fleet.event(ev.ReplicaReady)
+    log = fleet.supervisor.log_path("chat.0", 1).read_text()
+    [name] = [line.split()[1] for line in log.splitlines() if line.startswith("shared ")]
+    assert (Path("/dev/shm") / name).exists()
+    fleet.supervisor.stop("chat.0", 1, grace_s=0)
+    await fleet.is_gone()
+    assert not (Path("/dev/shm") / name).exists()
+
+
+def test_shared_memory_that_somebody_uses_is_left(tmp_path: Path) -> None:
+    with Path("/dev/shm/muai-test-in-use").open("w+b") as file:
+        file.truncate(4096)
+        with mmap.mmap(file.fileno(), 4096):
+            remove_unused(["muai-test-in-use"])
+            assert Path("/dev/shm/muai-test-in-use").exists()
+    remove_unused(["muai-test-in-use", "../dev/null"])
+    assert not Path("/dev/shm/muai-test-in-use").exists()
+
+
+async def test_a_full_disk_is_named_when_no_last_words_are_left(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs("/")
+    full = os.statvfs_result((*real[:4], 0, *real[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    start(fleet, OpinionatedEngine(), {"run": "import os; os._exit(1)"})
+    failed = await fleet.failure()
+    assert failed.failure is not None
+    assert failed.failure.kind == "disk_full"
+    assert failed.failure.advice
+
+
 async def test_a_rank_that_is_told_to_end_is_no_failure(fleet: Fleet) -> None:
     start(fleet, OpinionatedEngine(), {"run": RANK}, rank_processes="a-rank")
     await fleet.event(ev.ReplicaReady)
@@ -193,5 +266,5 @@ def test_only_what_is_surely_the_engines_own_is_removed(tmp_path: Path) -> None:
     names = ("engine_buffer_1", "engine_buffer_2", "psm_1234", "other")
     for name in names:
         (tmp_path / name).touch()
-    remove_shared_memory(("engine_buffer_*", "psm_*", "../*", "*"), tmp_path)
+    remove_named(("engine_buffer_*", "psm_*", "../*", "*"), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "psm_1234"]

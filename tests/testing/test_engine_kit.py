@@ -61,7 +61,7 @@ def test_a_defect_breaks_its_clause_and_no_other(
     broken = [one for one in results_of(defect) if one["outcome"] != "passed"]
     assert [(one["number"], one["outcome"]) for one in broken] == [
         (ENGINE_DEFECTS[defect], "failed")
-    ], broken
+    ], "\n".join(f"{one['number']} {one['reason']}" for one in broken)
     assert broken[0]["reason"]
 
 

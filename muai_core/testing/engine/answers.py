@@ -17,7 +17,8 @@ from muai_core.testing.engine.client import (
     Reply,
     read_samples,
 )
-from muai_core.testing.engine.subject import EngineSubject, Started
+from muai_core.testing.engine.outcomes import Started
+from muai_core.testing.engine.subject import EngineSubject
 
 FINISHES = ("stop", "length")
 #: As `muai_core.runtime.memory_return`: a driver keeps some hundred MiB per device for itself.

@@ -29,6 +29,8 @@ EventT = TypeVar("EventT", bound=ev.ReplicaFact)
 
 #: What the supervisor may take to kill and to prove, beside the grace that it is told.
 PROOF_S = 20.0
+#: How long a process may be stopped here.
+STOPPED_LIMIT_S = 1.0
 _Ended = (ev.ReplicaExited, ev.ReplicaStartFailed)
 
 
@@ -102,16 +104,21 @@ class Bench:
         self._engine = engine
         self._python = python
         self._environment = environment
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner()
         self._instance = Instance(folder)
-        self._supervisor = Supervisor(self._instance, self._tell, deadlines=deadlines)
+        self._supervisor = Supervisor(
+            self._instance, self._tell, deadlines=deadlines, stopped_limit_s=STOPPED_LIMIT_S
+        )
         self._replicas: dict[str, Replica] = {}
         self._numbers = itertools.count()
         self._ports = PortAllocator()
 
     def run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-        """The result of `work`; meanwhile the supervisor works, too."""
-        return self._loop.run_until_complete(work)
+        """The result of `work`; meanwhile the supervisor works, too.
+
+        Ctrl-C cancels `work`, and no task of the supervisor's, then raises KeyboardInterrupt.
+        """
+        return self._runner.run(work)
 
     def start(
         self,
@@ -120,8 +127,12 @@ class Bench:
         devices: tuple[Device, ...],
         *,
         port: int | None = None,
+        adapt: Callable[[LaunchSpec], LaunchSpec] | None = None,
     ) -> Replica:
-        """Orders the start of one replica; it proceeds while the bench runs."""
+        """Orders the start of one replica; it proceeds while the bench runs.
+
+        `adapt` is called with what the engine wants launched, just before that is done.
+        """
         replica_id = f"{deployment.name}.{next(self._numbers)}"
         marker = Marker(self._instance.id, replica_id, 1).text
         replica = self._replicas[replica_id] = Replica(replica_id, marker, devices)
@@ -145,7 +156,7 @@ class Bench:
 
         async def prepare() -> LaunchSpec:
             replica.launch = await runner.prepare(action, verdicts)
-            return replica.launch
+            return replica.launch if adapt is None else adapt(replica.launch)
 
         async def order() -> None:
             self._supervisor.start(
@@ -215,7 +226,7 @@ class Bench:
     def close(self, grace_s: float) -> None:
         """Ends what runs and gives the event loop back."""
         self.run(self._supervisor.close(grace_s=grace_s))
-        self._loop.close()
+        self._runner.close()
         self._instance.close()
 
     def _tell(self, event: ev.Event) -> None:
@@ -229,14 +240,6 @@ def words_of(event: ev.ReplicaExited | ev.ReplicaStartFailed) -> str:
     """Why it ended, with the end of its log."""
     tail = " / ".join(event.log_tail.splitlines()[-6:])
     return f"{event.cause}; its log ends: {tail or '(empty)'}"
-
-
-def placement_of(devices: tuple[Device, ...], deployment: Deployment) -> Placement:
-    """The devices as ranks of the deployment's shape, in order."""
-    size = deployment.tensor_parallel_size
-    uuids = tuple(device.uuid for device in devices)
-    stages = tuple(uuids[start : start + size] for start in range(0, len(uuids), size))
-    return Placement(stages, reason="for a conformance test")
 
 
 def reshaped(deployment: Deployment, tensor: int, pipeline: int) -> Deployment:

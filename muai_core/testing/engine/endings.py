@@ -1,28 +1,25 @@
-"""Clauses on ends: a replica that is stopped, killed, cut short, cannot start, or is not alone.
+"""Clauses on ends: a replica that is stopped, cut short, called off, or is not alone.
 
 The clauses with other shapes are here, too, because they start replicas of their own.
 """
 
 import asyncio
-import os
-import re
-import shutil
-import signal
-import socket
 import time
-from pathlib import Path
 
 from muai_core.control import events as ev
 from muai_core.model.memory import Shape
-from muai_core.plugin.failure import ExitEvidence, Failure
 from muai_core.runtime.bring_up import LOAD
-from muai_core.runtime.process_table import Process, read_process
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped, clause
+from muai_core.testing.engine.aftermath import (
+    failure_of,
+    look_and_sweep,
+    no_processes,
+    no_remains,
+)
 from muai_core.testing.engine.answers import SLACK_BYTES
-from muai_core.testing.engine.bench import PROOF_S, Replica, words_of
+from muai_core.testing.engine.bench import PROOF_S, Replica
 from muai_core.testing.engine.client import Client
-from muai_core.testing.engine.remains import Remains
-from muai_core.testing.engine.subject import CUT_SHORT_S, EngineSubject, Started
+from muai_core.testing.engine.subject import CUT_SHORT_S, EngineSubject
 
 _WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 _RANK_TRIES = 3
@@ -59,7 +56,7 @@ def _(subject: EngineSubject) -> None:
 @clause("E52", kind="engine", title="after a stop no process of it is left")
 def _(subject: EngineSubject) -> None:
     stopped = subject.first_stopped()
-    _no_processes(stopped.processes + stopped.release.survivors)
+    no_processes(stopped.processes + stopped.release.survivors)
 
 
 @clause("E53", kind="engine", title="after a stop no shared memory of it is left")
@@ -131,7 +128,7 @@ def _(subject: EngineSubject) -> None:
         await bench.gone(replica)
 
     bench.run(fail())
-    left = _left(subject, remains)
+    left = look_and_sweep(subject, remains)
     if replica.serves or replica.events(ev.ReplicaReady):
         raise ClauseSkipped(f"it loads in less than {CUT_SHORT_S:g} s")
     if replica.ended is None:
@@ -139,7 +136,7 @@ def _(subject: EngineSubject) -> None:
     failure = failure_of(subject, replica.ended, stage=LOAD)
     if failure is not None and failure.kind != "timed_out":
         raise ClauseFailure(f"a start that took too long is called {failure.kind}")
-    _no_remains(left)
+    no_remains(left)
 
 
 @clause("E57", kind="engine", title="a start that is called off leaves nothing")
@@ -165,167 +162,16 @@ def _call_off(subject: EngineSubject, moment: str, grace_s: float) -> None:
             raise ClauseFailure(f"called off ({moment}): {', '.join(release.survivors)} is left")
 
     bench.run(call_off())
-    left = _left(subject, remains)
+    left = look_and_sweep(subject, remains)
     if replica.ended is None or replica.serves:
         raise ClauseFailure(f"called off ({moment}), its end is not told")
-    _no_remains(left)
+    no_remains(left)
 
 
 def _loads(replica: Replica) -> bool:
     """Whether its program runs, or it has ended already."""
     stages = [event.stage for event in replica.events(ev.ReplicaProgressed)]
     return LOAD in stages or replica.ended is not None
-
-
-@clause("E58", kind="engine", title="a leader that is killed takes everything with it")
-def _(subject: EngineSubject) -> None:
-    started = subject.second()
-    leader = started.replica.pid
-    assert leader is not None
-    subject.note(started)
-    _kill(subject, started, leader)
-    stopped = subject.ended(started)
-    _no_remains((list(stopped.processes), list(stopped.shared_memory)))
-
-
-@clause("E59", kind="engine", title="a rank's death is told at once and takes its group down")
-def _(subject: EngineSubject) -> None:
-    failure: ClauseFailure | None = None
-    for _ in range(_RANK_TRIES):
-        started = subject.second()
-        subject.note(started)
-        victim = _rank(started)
-        took_s = _kill(subject, started, victim)
-        group = set(started.remains.members)
-        subject.ended(started)
-        if left := [pid for pid, ticks in group if _lives(pid, ticks)]:
-            raise ClauseFailure(f"rank {victim} is dead, its group lives on: {left}")
-        if took_s <= subject.limits.rank_loss_s:
-            return
-        # On a busy machine half a second is short: look again.
-        failure = ClauseFailure(f"the death of a rank is told after {took_s:.2f} s")
-    assert failure is not None
-    raise failure
-
-
-def _rank(started: Started) -> int:
-    """The process to kill: the last rank, or the leader of an engine without ranks."""
-    replica = started.replica
-    assert replica.launch is not None
-    assert replica.pid is not None
-    if replica.launch.rank_processes is None:
-        return replica.pid
-    pattern = re.compile(replica.launch.rank_processes)
-    found = [pid for pid, _ in sorted(started.remains.members) if pattern.search(_command(pid))]
-    if not found:
-        raise ClauseFailure(f"no process of it matches rank_processes, {pattern.pattern!r}")
-    return found[-1]
-
-
-def _command(pid: int) -> str:
-    """The command line, which a process may have replaced by a title."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _lives(pid: int, start_ticks: int) -> bool:
-    process: Process | None = read_process(pid)
-    return process is not None and process.start_ticks == start_ticks and process.alive
-
-
-def _kill(subject: EngineSubject, started: Started, pid: int) -> float:
-    """Seconds from SIGKILL until the replica's end is told. Raises ClauseFailure without one."""
-    bench, replica = subject.bench(), started.replica
-
-    async def kill() -> float:
-        at_s = time.monotonic()
-        os.kill(pid, signal.SIGKILL)
-        if not await bench.until(replica, lambda: replica.ended, PROOF_S):
-            await bench.stop(replica, 0)
-            raise ClauseFailure(f"{PROOF_S:g} s after pid {pid} was killed it still counts as up")
-        return replica.ended_at_s - at_s
-
-    return bench.run(kill())
-
-
-@clause("E60", kind="engine", title="a model that is cut off is a failure with a name")
-def _(subject: EngineSubject) -> None:
-    source = Path(subject.deployment.source)
-    if not source.is_dir() and not source.is_file():
-        raise ClauseSkipped(f"the source {subject.deployment.source} is no file")
-    broken = _cut_off(source, subject.folder / "cut-off")
-    replica, remains = subject.start(subject.with_source(str(broken)))
-    _fails(subject, replica, remains, "a model whose weights are cut off", ("model_files",))
-
-
-def _cut_off(source: Path, copy: Path) -> Path:
-    """A copy of a model, half of whose weights are missing."""
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir(parents=True)
-    files = [path for path in source.iterdir() if path.is_file()] if source.is_dir() else [source]
-    weights = [path for path in files if path.suffix in _WEIGHTS]
-    if not weights:
-        raise ClauseSkipped("the model has no weights that could be cut off")
-    for path in files:
-        if path not in weights:
-            shutil.copy(path, copy)
-            continue
-        with path.open("rb") as whole:
-            (copy / path.name).write_bytes(whole.read(path.stat().st_size // 2))
-    return copy if source.is_dir() else copy / source.name
-
-
-@clause("E61", kind="engine", title="a port that is taken is a failure with a name")
-def _(subject: EngineSubject) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        replica, remains = subject.start(port=taken.getsockname()[1])
-        _fails(subject, replica, remains, "a start on a taken port", ("port_taken",))
-
-
-def _fails(
-    subject: EngineSubject,
-    replica: Replica,
-    remains: Remains,
-    what: str,
-    kinds: tuple[str, ...],
-) -> None:
-    """Raises ClauseFailure unless the start fails for one of these reasons, in one line."""
-    bench = subject.bench()
-
-    async def fail() -> None:
-        await bench.until(
-            replica, lambda: replica.serves or replica.ended, subject.limits.start_s + PROOF_S
-        )
-        await bench.stop(replica, 0)
-
-    bench.run(fail())
-    remains.sweep(subject.identities())
-    if replica.events(ev.ReplicaReady):
-        raise ClauseFailure(f"{what} is said to be ready")
-    end = replica.ended
-    if not isinstance(end, ev.ReplicaStartFailed):
-        raise ClauseFailure(f"{what} is not said to have failed")
-    failure = failure_of(subject, end, stage=LOAD)
-    kind = failure.kind if failure is not None else "unknown"
-    if kind not in kinds:
-        raise ClauseFailure(f"{what} is called {kind}, not {' or '.join(kinds)}: {words_of(end)}")
-    assert failure is not None
-    if not failure.reason or "\n" in failure.reason:
-        raise ClauseFailure(f"{what} has the reason {failure.reason!r}, not one line")
-
-
-def failure_of(
-    subject: EngineSubject, end: ev.ReplicaExited | ev.ReplicaStartFailed, *, stage: str
-) -> Failure | None:
-    """What the end is called: as it is told, else by the engine itself."""
-    told = getattr(end, "failure", None)
-    if isinstance(told, Failure):
-        return told
-    return subject.engine.classify(ExitEvidence(stage=stage, log_tail=end.log_tail))
 
 
 @clause(
@@ -359,23 +205,3 @@ def _same_in(subject: EngineSubject, shapes: list[Shape]) -> None:
         for one, other in zip(wanted, texts, strict=True):
             if one != other:
                 raise ClauseFailure(f"{one!r} becomes {other!r} with {shape}")
-
-
-def _left(subject: EngineSubject, remains: Remains) -> tuple[list[str], list[str]]:
-    """Processes and shared memory that are left, in words; then they are removed."""
-    others = subject.identities()
-    left = remains.processes(others), remains.shared_memory()
-    remains.sweep(others)
-    return left
-
-
-def _no_remains(left: tuple[list[str], list[str]]) -> None:
-    processes, shared_memory = left
-    _no_processes(tuple(processes))
-    if shared_memory:
-        raise ClauseFailure(f"left under /dev/shm: {', '.join(shared_memory)}")
-
-
-def _no_processes(processes: tuple[str, ...]) -> None:
-    if processes:
-        raise ClauseFailure(f"processes are left: {'; '.join(processes)}")

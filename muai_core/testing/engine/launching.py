@@ -16,7 +16,7 @@ from muai_core.plugin.capability import CAPABILITIES
 from muai_core.plugin.engine import LaunchRequest, LaunchSpec
 from muai_core.plugin.loading import DISABLE_VARIABLE, KINDS, load_plugins
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped, clause
-from muai_core.testing.engine.bench import placement_of
+from muai_core.testing.engine.planned import placement_of
 from muai_core.testing.engine.subject import EngineSubject
 
 _UNKNOWN_KEY = "no_engine_has_this_key"
@@ -252,6 +252,7 @@ def _launch(subject: EngineSubject) -> LaunchSpec:
             epoch=1,
             devices=devices,
             stages=placement.stages,
+            layers=placement.layers,
             ranks=deployment.ranks(placement),
             python=subject.python,
             host="127.0.0.1",

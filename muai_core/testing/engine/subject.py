@@ -14,21 +14,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import Struct, structs
+from msgspec import structs
 
-from muai_core.control import events as ev
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device, DeviceReading
 from muai_core.model.memory import Shape
 from muai_core.plugin.device_source import DeviceSource
-from muai_core.plugin.engine import Engine
+from muai_core.plugin.engine import Engine, LaunchSpec
 from muai_core.plugin.loading import ENTRY_POINT_GROUP
 from muai_core.runtime.bring_up import StageDeadlines
 from muai_core.runtime.cpu_source import CpuSource
 from muai_core.runtime.process import Release
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped
-from muai_core.testing.engine.bench import Bench, Replica, placement_of, reshaped
+from muai_core.testing.engine.bench import Bench, Replica, reshaped
 from muai_core.testing.engine.client import Client, Reply
+from muai_core.testing.engine.outcomes import Limits, LoadingLook, Started, Stopped
+from muai_core.testing.engine.planned import placement_of, with_memory
 from muai_core.testing.engine.remains import Identity, Orphanage, Remains
 
 ResultT = TypeVar("ResultT")
@@ -40,56 +41,6 @@ PROMPTS = ("The ship left the harbor", "Two and two", "Once upon a time")
 #: No load is done so soon.
 CUT_SHORT_S = 0.05
 _LOOK_EVERY_S = 0.1
-
-
-class Limits(Struct, frozen=True, kw_only=True):
-    """How long what is tested may take, in seconds."""
-
-    #: One start, until the replica serves.
-    start_s: float = 120.0
-    #: One answer.
-    answer_s: float = 60.0
-    #: What a replica gets to end by itself.
-    stop_grace_s: float = 30.0
-    #: From the end of a connection until nothing is generated for it any more.
-    abort_s: float = 1.0
-    #: From the death of a rank until it is told.
-    rank_loss_s: float = 0.5
-    #: From the end of the last process until a driver gives its memory back.
-    memory_back_s: float = 10.0
-    #: Importing the plugin, in processor time beyond the core's own import.
-    import_s: float = 0.1
-
-
-class LoadingLook(Struct, frozen=True):
-    """What a replica answered at one moment before it was ready."""
-
-    models: tuple[str, ...]
-    #: Of the readiness path, asked after the models; None: no answer.
-    status: int | None
-
-
-class Started(Struct, frozen=True, kw_only=True):
-    """A replica that got ready."""
-
-    replica: Replica
-    remains: Remains
-    #: The answer to the first completion, asked at once.
-    first: Reply
-    looks: tuple[LoadingLook, ...]
-    #: Memory in use by device just before the start; None: nobody tells.
-    used_bytes: dict[str, int | None]
-
-
-class Stopped(Struct, frozen=True, kw_only=True):
-    """What a stop came to."""
-
-    end: ev.ReplicaExited | ev.ReplicaStartFailed | None
-    release: Release
-    processes: tuple[str, ...]
-    shared_memory: tuple[str, ...]
-    #: Memory in use before its start on the devices that it claimed, as in `Started`.
-    used_bytes: dict[str, int | None]
 
 
 class EngineSubject:
@@ -117,6 +68,7 @@ class EngineSubject:
         self.shapes = shapes
         self.limits = limits or Limits()
         self._deployment = deployment
+        self._planned: Deployment | None = None
         self._devices = devices or CpuSource().observe(0.0).devices
         self._source = device_source
         self.python = python
@@ -136,10 +88,12 @@ class EngineSubject:
 
     @property
     def deployment(self) -> Deployment:
-        """Raises ClauseSkipped without one."""
+        """With its need for memory, as planned. Raises ClauseSkipped without one."""
         if self._deployment is None:
             raise ClauseSkipped("no model to serve was given")
-        return self._deployment
+        if self._planned is None:
+            self._planned = with_memory(self.engine, self._deployment)
+        return self._planned
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -247,6 +201,7 @@ class EngineSubject:
         devices: tuple[Device, ...] | None = None,
         port: int | None = None,
         bench: Bench | None = None,
+        adapt: Callable[[LaunchSpec], LaunchSpec] | None = None,
     ) -> tuple[Replica, Remains]:
         """Orders a start; `bench.run` lets it proceed."""
         wanted = deployment or self.deployment
@@ -256,7 +211,8 @@ class EngineSubject:
             self._orphanage = Orphanage()
         remains = Remains()
         placement = placement_of(chosen, wanted)
-        return (bench or self.bench()).start(wanted, placement, chosen, port=port), remains
+        chosen_bench = bench or self.bench()
+        return chosen_bench.start(wanted, placement, chosen, port=port, adapt=adapt), remains
 
     def start_ready(
         self,

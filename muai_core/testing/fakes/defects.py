@@ -49,4 +49,8 @@ ENGINE_DEFECTS: dict[str, str] = {
     "says_nothing_of_a_taken_port": "E61",
     "differs_in_tensor_parallel": "E62",
     "differs_in_pipeline_parallel": "E63",
+    "resumes_what_was_stopped": "E64",
+    "dies_of_a_full_log": "E65",
+    "says_nothing_of_a_vanished_model": "E66",
+    "says_nothing_of_lack_of_memory": "E67",
 }

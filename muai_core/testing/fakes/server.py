@@ -7,6 +7,7 @@ the time of the real server.
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import signal
 import socket
@@ -26,6 +27,9 @@ _LEAVE_BEHIND = "env -i setsid sh -c 'echo $$; exec sleep 60 >/dev/null 2>&1' &"
 _RANK = "import time\nwhile True: time.sleep(60)"
 _SHUTDOWN_S = 0.3
 _CRASH_STATUS = 3
+_POLL_S = 0.02
+#: More than the kit lets a starved start have.
+RESERVED_BYTES = 2**30
 
 
 class FakeServer:
@@ -57,6 +61,9 @@ class FakeServer:
 
     def _check_model(self) -> None:
         folder = Path(self._spec["source"])
+        if self.defect == "says_nothing_of_a_vanished_model" and not folder.exists():
+            os._exit(_CRASH_STATUS)
+        self._reserve()
         wanted = json.loads((folder / "config.json").read_bytes())["weights_bytes"]
         if (folder / "model.bin").stat().st_size != wanted:
             if self.defect == "says_nothing_of_broken_files":
@@ -68,6 +75,15 @@ class FakeServer:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 sys.exit("there is another one")
+
+    def _reserve(self) -> None:
+        """As an engine does for weights; none of it is touched."""
+        try:
+            self._weights = mmap.mmap(-1, RESERVED_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            if self.defect == "says_nothing_of_lack_of_memory":
+                os._exit(_CRASH_STATUS)
+            sys.exit(str(error))
 
     def _listen(self) -> socket.socket:
         host = "0.0.0.0" if self.defect == "listens_everywhere" else self._spec["host"]
@@ -98,10 +114,18 @@ class FakeServer:
 
     def _watch_rank(self) -> None:
         assert self._rank is not None
+        if self.defect == "resumes_what_was_stopped":
+            threading.Thread(target=self._resume, args=[self._rank.pid], daemon=True).start()
         status = self._rank.wait()
         if self._terms == 0:
             sys.stderr.write(f"rank 0 ended with status {status}\n")
             os._exit(1)
+
+    def _resume(self, pid: int) -> None:
+        with contextlib.suppress(OSError):  # the rank has ended
+            while True:
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(_POLL_S)
 
     def _hold(self, path: Path) -> None:
         path.write_text(json.dumps(dict.fromkeys(self._spec["devices"], HELD_BYTES)))
@@ -140,10 +164,13 @@ class FakeServer:
         os._exit(0)
 
     def _leave_behind(self) -> None:
+        # Or the signal comes before it is known what to call back.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         shell = subprocess.Popen(["/bin/sh", "-c", _LEAVE_BEHIND], stdout=subprocess.PIPE)
         assert shell.stdout is not None
         self._left_behind.append(int(shell.stdout.readline()))
         shell.wait()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
     def _call_back(self) -> None:
         for pid in self._left_behind:
@@ -153,10 +180,18 @@ class FakeServer:
 
     # Its answers
 
+    def _log(self, words: str) -> None:
+        try:
+            os.write(2, f"{words}\n".encode())
+        except OSError:
+            os._exit(_CRASH_STATUS)
+
     def _serve(self, connection: socket.socket) -> None:
         # Whoever asks may go away at any moment.
         with contextlib.suppress(OSError), connection:
             exchange = Exchange(connection)
+            if self.defect == "dies_of_a_full_log":
+                self._log(exchange.path)
             if exchange.method == "POST":
                 self._answering.answer(exchange, ready=self._ready)
             elif exchange.path == "/health":

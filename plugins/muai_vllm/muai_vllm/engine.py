@@ -44,7 +44,7 @@ DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 LOG_STAGES = (
     ("starts its processes", r"Initializing a V1 LLM engine"),
     ("downloads the model", r"Downloading|Fetching \d+ files"),
-    ("loads the weights", r"Starting to load model|Loading safetensors checkpoint shards"),
+    ("loads the weights", r"Starting to load model"),
     ("compiles", r"torch\.compile|Dynamo bytecode transform"),
     ("sizes the KV cache", r"GiB for KV cache|KV cache size"),
     ("captures CUDA graphs", r"Capturing CUDA graphs|Graph capturing"),
@@ -140,6 +140,8 @@ class VllmEngine(Engine):
         argv += ["--tensor-parallel-size", str(deployment.tensor_parallel_size)]
         argv += ["--pipeline-parallel-size", str(deployment.pipeline_parallel_size)]
         argv += ["--distributed-executor-backend", "mp"]
+        # A progress bar is no use in a log, and kills the start when the log's disk is full.
+        argv += ["--no-use-tqdm-on-load"]
         argv += _sizes(request)
         argv += as_flags(_options(deployment).arguments)
         return LaunchSpec(
@@ -155,6 +157,8 @@ class VllmEngine(Engine):
             log_stages=LOG_STAGES,
             # Its engine core and its workers name themselves so.
             rank_processes=r"VLLM::",
+            # Its collectives on CPUs [distributed/device_communicators/cpu_communicator.py].
+            used_shared_memory=("vllm_dist_*",),
             exclusive_start=_on_cuda(request),
         )
 
@@ -215,13 +219,21 @@ def _sizes(request: LaunchRequest) -> list[str]:
         flags += ["--kv-cache-memory-bytes", str(kv_bytes)]
         if _on_cuda(request):
             flags += ["--gpu-memory-utilization", _share(request)]
-    for flag, wanted in (
-        ("--enforce-eager", options.enforce_eager),
-        ("--trust-remote-code", options.trust_remote_code),
-    ):
-        if wanted:
-            flags.append(flag)
+    if options.enforce_eager:
+        flags += _eager(request)
+    if options.trust_remote_code:
+        flags.append("--trust-remote-code")
     return flags
+
+
+def _eager(request: LaunchRequest) -> list[str]:
+    """Without compiling. Later stages on CPUs get what they receive into from the warm-up, which
+    vLLM leaves out under --enforce-eager with a KV cache of a given size [v1/worker/cpu_worker.py];
+    so there the graph is traced, for the warm-up's sake, and run as it is.
+    """
+    if _on_cuda(request) or request.deployment.pipeline_parallel_size == 1:
+        return ["--enforce-eager"]
+    return ["--compilation-config", '{"mode": 3, "backend": "eager"}']
 
 
 def _with_spare_blocks(request: LaunchRequest, kv_bytes: int) -> int:

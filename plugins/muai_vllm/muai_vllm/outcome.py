@@ -4,7 +4,9 @@ import re
 
 from muai_core import LaunchRequest
 
-_RANK = re.compile(r"rank (\d+) in world size (\d+) is assigned")
+#: Each rank says the first; the second may be told by one rank for all (0.32).
+_RANKS = re.compile(r"world_size=(\d+) rank=(\d+) local_rank=")
+_WORLD = re.compile(r"rank \d+ in world size (\d+) is assigned")
 _CACHE = re.compile(r"KV cache size: ([\d,]+) tokens")
 #: vLLM cuts the cache into whole blocks and may keep one for itself.
 _SPARE_TOKENS = 256
@@ -13,8 +15,9 @@ _SPARE_TOKENS = 256
 def difference(request: LaunchRequest, log: str) -> str | None:
     """What is not as planned, in words; None: all is, or the log does not tell."""
     planned = len(request.devices)
-    sizes = {int(match.group(2)) for match in _RANK.finditer(log)}
-    ranks = {int(match.group(1)) for match in _RANK.finditer(log)}
+    sizes = {int(size) for size in _WORLD.findall(log)}
+    sizes |= {int(size) for size, _ in _RANKS.findall(log)}
+    ranks = {int(rank) for _, rank in _RANKS.findall(log)}
     if sizes and sizes != {planned}:
         return f"vLLM runs with world size {max(sizes)}, planned are {planned} ranks"
     if ranks and ranks != set(range(planned)):

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from muai_vllm.arguments import as_flags, mistakes
 from muai_vllm.engine import VllmEngine
 
@@ -80,6 +81,17 @@ def test_options_become_flags(tiny_llama: Path) -> None:
     assert "--enforce-eager" in argv
 
 
+def test_eager_stages_on_a_cpu_are_warmed_up_all_the_same(tiny_llama: Path) -> None:
+    eager = {"enforce_eager": True}
+    for platform, stages, expected in (("cpu", 2, False), ("cpu", 1, True), ("cuda", 2, True)):
+        wish = deployment(tiny_llama, pipeline_parallel_size=stages, engine_options=eager)
+        asked = request(wish, stages, (1,) * stages)
+        devices = tuple(structs.replace(one, platform=platform) for one in asked.devices)
+        argv = VllmEngine().launch(structs.replace(asked, devices=devices)).argv
+        assert ("--enforce-eager" in argv) == expected
+        assert ("--compilation-config" in argv) != expected
+
+
 def test_arguments_of_every_type() -> None:
     arguments = {"a_b": True, "c": False, "d": ["x", "y"], "e": {"k": 1}, "f": 0.5, "g": None}
     expected = ["--a-b", "--no-c", "--d", "x", "y", "--e", '{"k": 1}', "--f", "0.5"]
@@ -115,8 +127,9 @@ def test_a_gguf_file_is_left_to_others(tmp_path: Path) -> None:
 
 
 LOG = """\
-(Worker pid=1) INFO 11-24 [parallel_state.py] rank 0 in world size {world} is assigned as DP
-(Worker pid=2) INFO 11-24 [parallel_state.py] rank 1 in world size {world} is assigned as DP
+(Worker pid=1) INFO 11-24 [parallel_state.py:1906] world_size={world} rank=0 local_rank=0 distri
+(Worker pid=2) INFO 11-24 [parallel_state.py:1906] world_size={world} rank=1 local_rank=1 distri
+(Worker pid=1) INFO 11-24 [parallel_state.py:2350] rank 0 in world size {world} is assigned as DP
 (EngineCore pid=3) INFO 11-24 [kv_cache_utils.py:2327] GPU KV cache size: {tokens} tokens, Maximum
 """
 
@@ -164,8 +177,14 @@ def test_exits_are_told_apart(line: str, kind: str) -> None:
     assert found.advice
 
 
-def test_an_exit_that_tells_nothing() -> None:
-    assert VllmEngine().classify(ExitEvidence(stage="serving", log_tail="INFO all is well")) is None
+QUOTES = (
+    "WARNING failed to increase. This can cause errors like `OSError: [Errno 24] Too many open`."
+)
+
+
+@pytest.mark.parametrize("tail", ["INFO all is well", QUOTES])
+def test_an_exit_that_tells_nothing(tail: str) -> None:
+    assert VllmEngine().classify(ExitEvidence(stage="serving", log_tail=tail)) is None
 
 
 def test_its_hooks_are_light() -> None:
