@@ -11,9 +11,12 @@ class _Forgiving(io.FileIO):
     """Writes what there is room for; the rest is lost."""
 
     def write(self, data: Any, /) -> int:
+        left = memoryview(data).cast("B")
+        size = len(left)
         with contextlib.suppress(OSError):
-            super().write(data)
-        return memoryview(data).nbytes
+            while written := super().write(left):
+                left = left[written:]
+        return size
 
 
 def forgive_full_disk() -> None:
