@@ -11,6 +11,7 @@ from typing import Any
 import click
 from msgspec import Struct, structs
 
+from muai_core import builtin
 from muai_core.cli.output import note
 from muai_core.cli.plugin_parts import Part
 from muai_core.model.deployment import Deployment
@@ -78,7 +79,14 @@ def make_subject(
     if part.kind == "engine":
         return _engine_subject(part, options, given, plugins, folder)
     module, name = _SUBJECTS[part.kind]
-    return getattr(import_module(module), name)(part.part, options=dict(options))
+    return getattr(import_module(module), name)(
+        part.part, options=dict(options), plugin_module=_hooks_of(part)
+    )
+
+
+def _hooks_of(part: Part) -> str | None:
+    """The module with the hooks. None: it is found from the part."""
+    return builtin.__name__ if part.plugin.origin == "built-in" else None
 
 
 def _engine_subject(

@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from muai_core.testing.allocation_conformance import AllocationConformance
     from muai_core.testing.clauses import (
         Clause,
         ClauseFailure,
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
     from muai_core.testing.device_source_conformance import DeviceSourceConformance
     from muai_core.testing.engine_conformance import EngineConformance
     from muai_core.testing.metric_sink_conformance import MetricSinkConformance
+    from muai_core.testing.recovery_conformance import RecoveryConformance
     from muai_core.testing.running_muai import RunningMuai
 
 _HOMES = {
+    "muai_core.testing.allocation_conformance": ("AllocationConformance",),
     "muai_core.testing.clauses": (
         "Clause",
         "ClauseFailure",
@@ -50,11 +53,13 @@ _HOMES = {
     "muai_core.testing.device_source_conformance": ("DeviceSourceConformance",),
     "muai_core.testing.engine_conformance": ("EngineConformance",),
     "muai_core.testing.metric_sink_conformance": ("MetricSinkConformance",),
+    "muai_core.testing.recovery_conformance": ("RecoveryConformance",),
     "muai_core.testing.running_muai": ("RunningMuai",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AllocationConformance",
     "Clause",
     "ClauseFailure",
     "ClauseResult",
@@ -63,6 +68,7 @@ __all__ = [
     "DeviceSourceConformance",
     "EngineConformance",
     "MetricSinkConformance",
+    "RecoveryConformance",
     "RunningMuai",
     "clause",
     "clauses_of",
