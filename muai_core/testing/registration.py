@@ -71,17 +71,21 @@ def check_name(part: Configurable) -> None:
         raise ClauseFailure(f"on_by_default is {by_default!r}, neither True nor False")
 
 
-def completed_options(part: Configurable, given: Mapping[str, Any]) -> dict[str, Any]:
+def completed_options(
+    part: Configurable, given: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The options as the controller hands them over: validated, with defaults, as plain data.
 
-    Raises ClauseSkipped when the part needs options and none were given, and ClauseFailure when
-    its model cannot be asked or refuses those that were.
+    `given` are the author's, `chosen` the kit's. Raises ClauseSkipped when the part needs options
+    and none were given, and ClauseFailure when its model cannot be asked or refuses them.
     """
-    model = _model_of(part)
+    model = model_of(part)
     if model is None:
         return {}
     try:
-        values: dict[str, Any] = _plain(model.model_validate(dict(given)).model_dump())
+        values: dict[str, Any] = _plain(
+            model.model_validate({**given, **(chosen or {})}).model_dump()
+        )
     except ValidationError as error:
         words = one_line(str(error), _WORDS_LIMIT_CHARACTERS)
         if given:
@@ -90,7 +94,8 @@ def completed_options(part: Configurable, given: Mapping[str, Any]) -> dict[str,
     return values
 
 
-def _model_of(part: Configurable) -> type[BaseModel] | None:
+def model_of(part: Configurable) -> type[BaseModel] | None:
+    """Of its options. Raises ClauseFailure when it cannot be asked."""
     try:
         return part.options_model()
     except Exception as error:
@@ -107,7 +112,7 @@ def _plain(value: Any) -> Any:
 
 def check_options(part: Configurable, given: Mapping[str, Any]) -> None:
     """An unknown key must be refused, and named."""
-    model = _model_of(part)
+    model = model_of(part)
     if model is None:
         return  # It has no options, and the core rejects all.
     completed_options(part, given)

@@ -8,7 +8,7 @@ import pytest
 from muai_core.model.metrics import MetricFamily
 from muai_core.plugin.metric_sink import MetricSink, SinkError, SinkUnavailable
 from muai_core.telemetry.prometheus_text import Sample
-from muai_core.testing import clauses_of, run_clauses
+from muai_core.testing import ClauseResult, clauses_of, run_clauses
 from muai_core.testing.metric_sink import MetricSinkLimits, MetricSinkSubject
 
 
@@ -20,6 +20,7 @@ class Keeping(MetricSink):
     def __init__(self, **instead: Any) -> None:
         self._instead = instead
         self.samples: list[Sample] = []
+        self.options: Mapping[str, Any] = {}
 
     def _act(self, method: str, usual: object = None) -> Any:
         answer = self._instead.get(method, usual)
@@ -35,6 +36,7 @@ class Keeping(MetricSink):
         return ratio
 
     def open(self, options: Mapping[str, Any]) -> None:
+        self.options = options
         self._act("open")
 
     def location(self) -> str | None:
@@ -137,15 +139,36 @@ def test_options_that_are_missing_are_asked_for() -> None:
 
     class Options(BaseModel, extra="forbid"):
         file: str
+        port: int = 9090
 
-    subject = MetricSinkSubject(Keeping(model=Options))
+    result = opening_of(Keeping(model=Options))
+    assert result.outcome == "not_applicable"
+    assert "it needs options" in result.reason
+    assert "file" in result.reason
+    assert opening_of(Keeping(model=Options), file="metrics.txt").outcome == "passed"
+    result = opening_of(Keeping(model=Options), file=7)
+    assert result.outcome == "failed"
+    assert result.reason.startswith("the options that were given are refused: ")
+
+
+def test_a_port_is_chosen_that_the_options_allow() -> None:
+    from pydantic import BaseModel, Field
+
+    class Options(BaseModel, extra="forbid"):
+        port: int = Field(default=80, ge=1024)
+
+    sink = Keeping(model=Options)
+    assert opening_of(sink).outcome == "passed"
+    assert sink.options["port"] >= 1024
+
+
+def opening_of(sink: Keeping, **options: Any) -> ClauseResult:
+    subject = MetricSinkSubject(sink, options)
     try:
         [result] = run_clauses("metric sink", subject, only=["S10"])
     finally:
         subject.close()
-    assert result.outcome == "not_applicable"
-    assert "it needs options" in result.reason
-    assert "file" in result.reason
+    return result
 
 
 def test_a_port_to_send_to_is_none_to_be_refused() -> None:

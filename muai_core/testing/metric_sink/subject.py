@@ -122,17 +122,17 @@ class MetricSinkSubject:
 
     def options(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """As the controller hands them over. Raises ClauseSkipped when some are missing."""
-        given = {**self.given_options, **(more or {})}
-        if self.has_port and _PORT not in given:
-            with contextlib.suppress(ValueError):
-                return registration.completed_options(self.sink, {**given, _PORT: 0})
-            given[_PORT] = free_port()
-        return registration.completed_options(self.sink, given)
+        sink, given, chosen = self.sink, self.given_options, dict(more or {})
+        if self.has_port and _PORT not in {**given, **chosen}:
+            with contextlib.suppress(ClauseFailure, ClauseSkipped):
+                return registration.completed_options(sink, given, {**chosen, _PORT: 0})
+            chosen[_PORT] = free_port()
+        return registration.completed_options(sink, given, chosen)
 
     @property
     def has_port(self) -> bool:
-        """Whether it has an option called so."""
-        model = self.sink.options_model()
+        """Whether it has an option called so. Raises ClauseFailure."""
+        model = registration.model_of(self.sink)
         return model is not None and _PORT in model.model_fields
 
     # Open
