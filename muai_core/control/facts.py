@@ -139,7 +139,7 @@ def _lost(turn: Turn, replica: Replica, event: ev.ReplicaStartFailed | ev.Replic
     # What is told to end dies in many ways, and none says anything about its devices.
     if not replica.retiring:
         devices.accuse(turn, replica, f"{event.log_tail}\n{event.cause}")
-    turn.lose(replica, _cause(event), event.log_tail)
+    turn.lose(replica, _cause(event), event.log_tail, event.failure)
 
 
 def _cause(event: ev.ReplicaStartFailed | ev.ReplicaExited) -> str:

@@ -11,6 +11,7 @@ from muai_core.model.device import Device, DeviceLink, DeviceReading, HostFault,
 from muai_core.model.health import Finding, Health, Recovery
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.model.routing import RoutingTable
+from muai_core.plugin.failure import Failure
 
 
 class HealthSettings(Struct, frozen=True, kw_only=True):
@@ -155,6 +156,8 @@ class Loss(Struct, frozen=True):
     epoch: int
     cause: str
     log_tail: str = ""
+    #: What the engine called it, where anything tells.
+    failure: Failure | None = None
 
 
 class Replica(Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from muai_core.control.state import Loss, Replica, State
 from muai_core.model.deployment import Deployment
 from muai_core.model.placement import Placement
 from muai_core.plugin.allocation import AllocationStrategy
+from muai_core.plugin.failure import Failure
 from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss
 
 
@@ -200,16 +201,20 @@ class Turn(Struct, kw_only=True):
             )
         )
 
-    def lose(self, replica: Replica, cause: str, log_tail: str = "") -> None:
+    def lose(
+        self, replica: Replica, cause: str, log_tail: str = "", failure: Failure | None = None
+    ) -> None:
         """The process is said to be gone: have that proven, and decide what to do afterwards."""
         changes: dict[str, Any] = {"pid": None, "endpoint": None}
         if replica.retiring or replica.deployment not in self.state.deployments:
             changes["retiring"] = True
         else:
-            changes |= self._failure(replica, cause, log_tail)
+            changes |= self._failure(replica, cause, log_tail, failure)
         self.ask_to_release(self.move(replica, Trigger.LOST, **changes))
 
-    def _failure(self, replica: Replica, cause: str, log_tail: str) -> dict[str, Any]:
+    def _failure(
+        self, replica: Replica, cause: str, log_tail: str, failure: Failure | None
+    ) -> dict[str, Any]:
         now_s, settings = self.state.now_s, self.state.settings
         was_stable = (
             replica.state is ReplicaState.READY
@@ -224,6 +229,7 @@ class Turn(Struct, kw_only=True):
                 epoch=replica.epoch,
                 deployment=self.state.deployments[replica.deployment],
                 cause=full_cause,
+                failure=failure,
                 failures=failures,
                 jitter=recovery.jitter(replica.id, replica.epoch),
                 options=settings.policy_options,
@@ -235,7 +241,7 @@ class Turn(Struct, kw_only=True):
             self.complain(f"recovery policy {self.policy.name}")
         return {
             "failures": failures,
-            "loss": Loss(now_s, replica.epoch, full_cause, log_tail),
+            "loss": Loss(now_s, replica.epoch, full_cause, log_tail, failure),
             "retry_at_s": None if isinstance(decision, GiveUp) else now_s + decision.delay_s,
             "recovery_reason": decision.reason,
         }

@@ -6,6 +6,7 @@ from typing import Any
 from msgspec import Struct
 
 from muai_core.model.deployment import Deployment
+from muai_core.plugin.failure import Failure
 from muai_core.plugin.options import Configurable
 
 
@@ -17,6 +18,8 @@ class ReplicaLoss(Struct, frozen=True, kw_only=True):
     deployment: Deployment
     #: One line: "exited with status 1", "did not load within 600 s".
     cause: str
+    #: What the engine called it; None: nothing tells.
+    failure: Failure | None = None
     #: Failures in a row, this one counted; a replica that stayed ready long enough resets it.
     failures: int
     #: A stable number in [0, 1) that differs by replica and attempt: use it to spread restarts.

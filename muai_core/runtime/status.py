@@ -9,7 +9,7 @@ environments may hold secrets, so no view contains them.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from msgspec import Struct, to_builtins
+from msgspec import Struct, structs, to_builtins
 
 from muai_core.control.lifecycle import HOLDS_DEVICES
 from muai_core.control.routes import routes_of
@@ -104,7 +104,12 @@ def loss_view(loss: Loss | None, now_s: float) -> View | None:
     """The last failure, without its log."""
     if loss is None:
         return None
-    return {"ago_s": ago_s(loss.at_s, now_s), "epoch": loss.epoch, "cause": loss.cause}
+    return {
+        "ago_s": ago_s(loss.at_s, now_s),
+        "epoch": loss.epoch,
+        "cause": loss.cause,
+        "failure": None if loss.failure is None else structs.asdict(loss.failure),
+    }
 
 
 def model_facts(deployment: Deployment, replicas: Sequence[Replica]) -> View:

@@ -13,6 +13,7 @@ from muai_core.control.state import ControlSettings
 from muai_core.model.deployment import Deployment
 from muai_core.model.device import Device, DeviceReading, HostFault, Inventory
 from muai_core.planning.balanced import Balanced
+from muai_core.plugin.failure import Failure
 from muai_core.plugin.loading import PluginRecord
 from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss
 from muai_core.runtime.device_views import View, health_view
@@ -134,6 +135,23 @@ def test_a_starting_replica_shows_its_stage_and_its_stages() -> None:
     assert status["gateway"]["requests_in_flight"] == 4
 
 
+def test_a_failure_is_told_by_its_kind() -> None:
+    story = Story()
+    known = Failure(kind="model_files", reason="no weights", advice="fetch the model again")
+    story.tell(
+        ev.ReplicaStartFailed(replica_id="chat.0", epoch=1, cause="it ended", failure=known),
+        ev.ReplicaReleased(replica_id="chat.0", epoch=1),
+    )
+    (replica,) = story.status()["models"]["chat"]["replicas"]
+    assert replica["last_failure"]["failure"] == {
+        "kind": "model_files",
+        "reason": "no weights",
+        "advice": "fetch the model again",
+    }
+    expected = "it ended (model_files: no weights; fetch the model again)"
+    assert replica["last_failure"]["cause"] == expected
+
+
 def test_a_replica_in_backoff_shows_why_and_when_it_returns(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -143,7 +161,12 @@ def test_a_replica_in_backoff_shows_why_and_when_it_returns(
     (replica,) = story.status()["models"]["chat"]["replicas"]
     assert replica["state"] == "backoff"
     assert replica["devices"] is None
-    assert replica["last_failure"] == {"ago_s": 0.5, "epoch": 1, "cause": "exited with status 7"}
+    assert replica["last_failure"] == {
+        "ago_s": 0.5,
+        "epoch": 1,
+        "cause": "exited with status 7",
+        "failure": None,
+    }
     assert 5 < replica["retry_in_s"] < 8
     print_explanation(story.explain())
     told = capsys.readouterr().out
