@@ -1,10 +1,6 @@
 """Clauses on an engine before it runs: its options, its import, its answers, its command."""
 
-import importlib
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +10,11 @@ from msgspec import structs
 from muai_core.model.deployment import Deployment
 from muai_core.plugin.capability import CAPABILITIES
 from muai_core.plugin.engine import LaunchRequest, LaunchSpec
-from muai_core.plugin.loading import DISABLE_VARIABLE, KINDS, load_plugins
+from muai_core.testing import registration
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped, clause
 from muai_core.testing.engine.planned import placement_of
 from muai_core.testing.engine.subject import EngineSubject
 
-_UNKNOWN_KEY = "no_engine_has_this_key"
-_HEAVY = ("torch", "vllm", "numpy", "deepspeed", "transformers", "ray", "tensorflow", "jax")
-_IMPORT_TRIES = 5
-_IMPORT_WITHIN_S = 60.0
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish")
 _SECRETS = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY", "AWS_SECRET_ACCESS_KEY",
@@ -30,98 +22,24 @@ _SECRETS = (
 )  # fmt: skip
 _CANARY = "canary-7f3a9c"
 
-#: Processor time of the plugin's import beyond what the core has imported, and what came with it.
-_MEASURE = """
-import importlib, importlib.util, json, sys, time
-import muai_core
-for name in ("Engine", "Deployment", "LaunchSpec", "MemoryProfile", "hookimpl", "describe_model"):
-    getattr(muai_core, name)
-name, file = sys.argv[1:]
-before = set(sys.modules)
-began_s = time.process_time()
-try:
-    found = importlib.util.find_spec(name)
-except ImportError:
-    found = None
-if found is not None:
-    importlib.import_module(name)
-else:
-    spec = importlib.util.spec_from_file_location("plugin_under_test", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["plugin_under_test"] = module
-    spec.loader.exec_module(module)
-took_s = time.process_time() - began_s
-print(json.dumps([took_s, sorted(set(sys.modules) - before)]))
-"""
-
 
 @clause("E01", kind="engine", title="the options reject unknown keys by their name")
 def _(subject: EngineSubject) -> None:
-    model = subject.engine.options_model()
-    if model is None:
-        return  # It has no options, and the core rejects all.
     try:
         given = subject.deployment.engine_options
     except ClauseSkipped:
         given = {}
-    model.model_validate(given)
-    try:
-        model.model_validate({**given, _UNKNOWN_KEY: 1})
-    except ValueError as error:
-        if _UNKNOWN_KEY not in str(error):
-            raise ClauseFailure(f"an unknown key is refused without its name: {error}") from None
-        return
-    raise ClauseFailure(
-        f'{model.__name__} takes the unknown key {_UNKNOWN_KEY}: give it extra="forbid"'
-    )
+    registration.check_options(subject.engine, given)
 
 
 @clause("E02", kind="engine", title="importing the plugin is light")
 def _(subject: EngineSubject) -> None:
-    name, limit_s = subject.plugin_module, subject.limits.import_s
-    best_s = float("inf")
-    for _ in range(_IMPORT_TRIES):
-        took_s, modules = _measured_import(name, subject.plugin_file or "")
-        heavy = [module for module in _HEAVY if module in modules]
-        if heavy:
-            raise ClauseFailure(f"importing {name} imports {', '.join(heavy)}")
-        best_s = min(best_s, took_s)
-        if best_s < limit_s:
-            return
-    raise ClauseFailure(
-        f"importing {name} takes {best_s * 1000:.0f} ms of processor time beyond the core's, "
-        f"not under {limit_s * 1000:.0f} ms"
-    )
-
-
-def _measured_import(name: str, file: str) -> tuple[float, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, name, file],
-        capture_output=True,
-        text=True,
-        timeout=_IMPORT_WITHIN_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        words = done.stderr.strip().rpartition("\n")[2]
-        raise ClauseFailure(f"{name} cannot be imported: {words}")
-    took_s, modules = json.loads(done.stdout.splitlines()[-1])
-    return took_s, modules
+    registration.check_import(subject.plugin_module, subject.limits.import_s)
 
 
 @clause("E03", kind="engine", title="the plugin's hooks register the engine and do not raise")
 def _(subject: EngineSubject) -> None:
-    name, engine = subject.plugin_module, subject.engine
-    module = importlib.import_module(name) if name not in sys.modules else sys.modules[name]
-    if not any(hasattr(module, hook) for hook in KINDS):
-        raise ClauseSkipped(f"{name} has no hooks")
-    plugins = load_plugins({"under test": module}, environ={DISABLE_VARIABLE: "all"})
-    [record] = [record for record in plugins.records if record.name == "under test"]
-    if record.status != "ok":
-        raise ClauseFailure(f"the hooks of {name} fail: {record.reason}")
-    if engine.name not in plugins.engines:
-        found = ", ".join(plugins.engines) or "none"
-        raise ClauseFailure(f"{name} registers no engine {engine.name}, but {found}")
+    registration.check_hooks(subject.engine, "engine", subject.plugin_module)
 
 
 @clause("E04", kind="engine", title="it accepts the deployment that it is to serve")

@@ -6,11 +6,9 @@ what it needs is started when it is first asked for.
 """
 
 import asyncio
-import inspect
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,10 +19,10 @@ from muai_core.model.device import Device, DeviceReading
 from muai_core.model.memory import Shape
 from muai_core.plugin.device_source import DeviceSource
 from muai_core.plugin.engine import Engine, LaunchSpec
-from muai_core.plugin.loading import ENTRY_POINT_GROUP
 from muai_core.runtime.bring_up import StageDeadlines
 from muai_core.runtime.cpu_source import CpuSource
 from muai_core.runtime.process import Release
+from muai_core.testing import registration
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped
 from muai_core.testing.engine.bench import Bench, Replica, reshaped
 from muai_core.testing.engine.client import Client, Reply
@@ -73,7 +71,8 @@ class EngineSubject:
         self._source = device_source
         self.python = python
         self._environment = dict(environment or {})
-        self._plugin_module = plugin_module
+        #: Where the plugin's hooks are, or at least the engine itself.
+        self.plugin_module = plugin_module or registration.plugin_module_of(engine)
         self._orphanage: Orphanage | None = None
         self._benches: dict[float, Bench] = {}
         self._live: list[Started] = []
@@ -102,23 +101,6 @@ class EngineSubject:
     @property
     def device_source(self) -> DeviceSource | None:
         return self._source
-
-    @property
-    def plugin_module(self) -> str:
-        """Where the plugin's hooks are, or at least the engine itself."""
-        if self._plugin_module is not None:
-            return self._plugin_module
-        home = type(self.engine).__module__
-        for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
-            if point.module.partition(".")[0] == home.partition(".")[0]:
-                return point.module
-        return home
-
-    @property
-    def plugin_file(self) -> str | None:
-        """The file of that module, for a plugin that cannot be imported by its name."""
-        module = sys.modules.get(self.plugin_module)
-        return inspect.getsourcefile(module) if module is not None else None
 
     # The shared replica, and a second one beside it
 
