@@ -64,17 +64,15 @@ VLLM_CUDA = MemoryProfile(
     log_patterns=VLLM_LOG_PATTERNS,
 )
 
-#: On CPUs: blocks of 32 tokens (v1/attention/backends/cpu_attn.py), 2048 batched tokens and 128
+#: On CPUs: blocks of 128 tokens (platforms/cpu.py), 2048 batched tokens and 128
 #: sequences for each rank (engine/arg_utils.py), planned for two ranks; no graphs; workers share
 #: memory. Resident, beside weights and a cache of 1 or of 3 GiB (0.32, SmolLM2-135M, eager, two
-#: cores): worker 0.84 GiB, engine core 0.64, API server 0.71. Pipeline stages
-#: start and then fail at the first request.
+#: cores): worker 0.84 GiB, engine core 0.64, API server 0.71.
 VLLM_CPU = MemoryProfile(
     sharding=_VLLM_SHARDING,
     kv_cache=KvCacheLayout(
-        block_tokens=32, dtypes=("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
+        block_tokens=128, dtypes=("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
     ),
-    limits=ParallelismLimits(pipeline_parallel_max=1),
     overhead=OverheadTerms(
         batched_tokens=4096,
         hidden_factor=4.0,
