@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from muai_core.model.deployment import Deployment
@@ -14,7 +13,7 @@ from muai_core.model.health import Health
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.planning import place as planner
 from muai_core.plugin.allocation import AllocationStrategy
-from muai_core.testing import pure_calls, registration
+from muai_core.testing import elsewhere, pure_calls, registration
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped, clause
 
 GIB = 1024**3
@@ -224,18 +223,15 @@ def _(subject: AllocationSubject) -> None:
 )
 def _(subject: AllocationSubject) -> None:
     tasks = list(subject.tasks())
-    first = [_said(subject.place(pure_calls.own_copy(task))) for task in tasks]
-    again = [_said(subject.place(pure_calls.own_copy(task))) for task in reversed(tasks)]
+    first = [_said(subject, task) for task in tasks]
+    again = [_said(subject, task) for task in reversed(tasks)]
     for task, one, other in zip(tasks, first, reversed(again), strict=True):
         if one != other:
             raise ClauseFailure(f"place() on {task.words} answers {one}, the next time {other}")
 
 
-def _said(answers: Sequence[Any]) -> list[Any]:
-    return [
-        msgspec.to_builtins(answer) if isinstance(answer, Struct) else repr(answer)
-        for answer in answers
-    ]
+def _said(subject: AllocationSubject, task: Task) -> list[Any]:
+    return [pure_calls.said(answer) for answer in subject.place(pure_calls.own_copy(task))]
 
 
 @clause("A15", kind="allocation strategy", title="it does not change what it is given")
@@ -279,4 +275,11 @@ def _(subject: AllocationSubject) -> None:
         f"placing {len(task.requests)} replicas on {task.words}",
         lambda: planner.place_all(task.requests, task.fleet, subject.strategy),
         subject.limits.place_s,
+    )
+
+
+@clause("A19", kind="allocation strategy", title="its answers are the same in every process")
+def _(subject: AllocationSubject) -> None:
+    elsewhere.same_in_every_process(
+        "allocation strategy", subject.strategy.name, subject.plugin_module, subject.given_options
     )

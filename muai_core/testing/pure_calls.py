@@ -74,6 +74,11 @@ def own_copy(arguments: AnswerT) -> AnswerT:
     return deepcopy(arguments)
 
 
+def said(answer: Any) -> Any:
+    """Whatever was answered, as plain data."""
+    return msgspec.to_builtins(answer) if isinstance(answer, msgspec.Struct) else repr(answer)
+
+
 def _text(arguments: Any) -> bytes:
     return msgspec.json.encode(arguments, order=None)
 

@@ -5,12 +5,11 @@ from functools import partial
 from math import isfinite
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from muai_core.model.deployment import Deployment
 from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss, RestartAfter
-from muai_core.testing import pure_calls, registration
+from muai_core.testing import elsewhere, pure_calls, registration
 from muai_core.testing.clauses import ClauseFailure, clause
 
 _INITIAL_S, _MAX_S = 1.0, 60.0
@@ -73,10 +72,6 @@ def _words(loss: ReplicaLoss) -> str:
     return f"decide() after {loss.failures} failures"
 
 
-def _said(answer: Any) -> Any:
-    return msgspec.to_builtins(answer) if isinstance(answer, Struct) else repr(answer)
-
-
 @clause("R01", kind="recovery policy", title="its name is one word in lower case")
 def _(subject: RecoverySubject) -> None:
     registration.check_name(subject.policy)
@@ -132,8 +127,10 @@ def _(subject: RecoverySubject) -> None:
 @clause("R13", kind="recovery policy", title="equal losses get equal answers, whatever came before")
 def _(subject: RecoverySubject) -> None:
     losses = list(subject.losses())
-    first = [_said(subject.decide(pure_calls.own_copy(loss))) for loss in losses]
-    again = [_said(subject.decide(pure_calls.own_copy(loss))) for loss in reversed(losses)]
+    first = [pure_calls.said(subject.decide(pure_calls.own_copy(loss))) for loss in losses]
+    again = [
+        pure_calls.said(subject.decide(pure_calls.own_copy(loss))) for loss in reversed(losses)
+    ]
     for loss, one, other in zip(losses, first, reversed(again), strict=True):
         if one != other:
             raise ClauseFailure(f"{_words(loss)} answers {one}, and the next time {other}")
@@ -167,3 +164,10 @@ def _(subject: RecoverySubject) -> None:
             partial(subject.policy.decide, loss, _INITIAL_S, _MAX_S),
             subject.limits.decide_s,
         )
+
+
+@clause("R17", kind="recovery policy", title="its answers are the same in every process")
+def _(subject: RecoverySubject) -> None:
+    elsewhere.same_in_every_process(
+        "recovery policy", subject.policy.name, subject.plugin_module, subject.given_options
+    )

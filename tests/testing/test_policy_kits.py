@@ -28,7 +28,7 @@ from muai_core.testing.fakes.policies import (
 from muai_core.testing.recovery import RecoveryLimits, RecoverySubject
 
 MODULES = ("slow_to_import", "hooks_raise")
-TOO_LONG_S = 3.0
+TOO_LONG_S = 1.0
 KINDS: tuple[Kind, ...] = ("allocation strategy", "recovery policy")
 DEFECTS = {"allocation strategy": ALLOCATION_DEFECTS, "recovery policy": RECOVERY_DEFECTS}
 CASES = [(kind, defect) for kind in KINDS for defect in DEFECTS[kind]]

@@ -31,6 +31,7 @@ ALLOCATION_DEFECTS: dict[str, str] = {
     "throws_dice": "A16",
     "forgets_one_of_many": "A17",
     "is_slow_in_large_fleets": "A18",
+    "orders_by_hash": "A19",
 }
 RECOVERY_DEFECTS: dict[str, str] = {
     "shouts_its_name": "R01",
@@ -44,18 +45,21 @@ RECOVERY_DEFECTS: dict[str, str] = {
     "notes_in_the_options": "R14",
     "reads_the_clock": "R15",
     "thinks_for_long": "R16",
+    "orders_by_hash": "R17",
 }
 _LARGE = 100
+#: Defect → the name of the part: all of them are registered.
+_NAMES = {"shouts_its_name": "Fake", "orders_by_hash": "fake-by-hash"}
 
 
 @hookimpl
 def muai_allocation_strategies() -> Sequence[AllocationStrategy]:
-    return [FakeStrategy(), FakeStrategy("shouts_its_name")]
+    return [FakeStrategy(defect) for defect in ("", *_NAMES)]
 
 
 @hookimpl
 def muai_recovery_policies() -> Sequence[RecoveryPolicy]:
-    return [FakePolicy(), FakePolicy("shouts_its_name")]
+    return [FakePolicy(defect) for defect in ("", *_NAMES)]
 
 
 def _options_model(defect: str) -> "type[BaseModel]":
@@ -81,8 +85,7 @@ class FakeStrategy(AllocationStrategy):
         self._defect = defect
         self._slow_s = slow_s
         self._calls = 0
-        if defect == "shouts_its_name":
-            self.name = "Fake"
+        self.name = _NAMES.get(defect, "fake")
 
     def options_model(self) -> "type[BaseModel]":
         return _options_model(self._defect)
@@ -116,6 +119,8 @@ class FakeStrategy(AllocationStrategy):
             return structs.replace(best, claims=(2**60,) * len(best.devices))
         if self._defect == "takes_turns":
             return structs.replace(best, reason=f"call {self._calls}")
+        if self._defect == "orders_by_hash":
+            return structs.replace(best, reason=f"hash {hash(best.devices)}")
         return best
 
     def place_all(self, problem: PlacementProblem) -> list[Placement | Unplaceable] | None:
@@ -134,8 +139,7 @@ class FakePolicy(RecoveryPolicy):
         self._defect = defect
         self._slow_s = slow_s
         self._calls = 0
-        if defect == "shouts_its_name":
-            self.name = "Fake"
+        self.name = _NAMES.get(defect, "fake")
 
     def options_model(self) -> "type[BaseModel]":
         return _options_model(self._defect)
@@ -160,6 +164,8 @@ class FakePolicy(RecoveryPolicy):
             return words  # type: ignore[no-any-return]
         if self._defect == "wants_the_past":
             return RestartAfter(-1.0, reason)
+        if self._defect == "orders_by_hash":
+            return RestartAfter(1 + hash(loss.replica_id) % 7919, reason)
         if self._defect == "takes_turns":
             return RestartAfter(backoff_initial_s + self._calls, reason)
         return RestartAfter(min(backoff_initial_s * loss.failures, backoff_max_s), reason)
