@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from muai_core.testing import ClauseResult, MetricSinkConformance, clauses_of, run_clauses
 from muai_core.testing.fakes.metric_sinks import METRIC_SINK_DEFECTS, FakeSink
@@ -11,15 +12,23 @@ from muai_core.testing.metric_sink import MetricSinkLimits, MetricSinkSubject
 
 LIMITS = MetricSinkLimits(open_s=1, publish_s=1, ask_s=1, close_s=1)
 TOO_LONG_S = 1.1
+#: Defects that cost time at every turn, and the limit that they break, which is short for them.
+SLOW = {
+    "opens_too_slowly": "open_s",
+    "thinks_long_about_its_place": "ask_s",
+    "closes_too_slowly": "close_s",
+}
+SHORT_S = 0.4
 MODULES = ("slow_to_import", "hooks_raise")
 
 
 def a_subject(defect: str = "") -> MetricSinkSubject:
+    short = {SLOW[defect]: SHORT_S} if defect in SLOW else {}
     return MetricSinkSubject(
-        FakeSink(defect, TOO_LONG_S),
+        FakeSink(defect, SHORT_S + 0.1 if short else TOO_LONG_S),
         aimed_at=lambda port: {"target": port},
         plugin_module=f"muai_core.testing.fakes.{defect}" if defect in MODULES else None,
-        limits=LIMITS,
+        limits=structs.replace(LIMITS, **short),
     )
 
 
