@@ -29,7 +29,7 @@ class ReplicaLoss(Struct, frozen=True, kw_only=True):
 
 
 class RestartAfter(Struct, frozen=True, tag=True):
-    """Start the replica again, as a new epoch, after `delay_s` seconds."""
+    """Start the replica again, as a new epoch, after `delay_s` seconds; the reason is one line."""
 
     delay_s: float
     reason: str
@@ -49,6 +49,9 @@ class RecoveryPolicy(Configurable, ABC):
         self, loss: ReplicaLoss, backoff_initial_s: float, backoff_max_s: float
     ) -> RestartAfter | GiveUp:
         """Called once for each loss. It must not block, read clocks, use chance or keep state.
+
+        A delay is at most `backoff_max_s`, spread by the loss's jitter, and does not shrink while
+        failures go on.
 
         If it raises, the replica is restarted after `backoff_max_s` and the exception is reported.
         """

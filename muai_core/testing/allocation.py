@@ -1,41 +1,27 @@
 """The kit for allocation strategies."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from msgspec import Struct
 
-from muai_core.model.deployment import Deployment
-from muai_core.model.device import Device
-from muai_core.model.fleet import DeviceView, Fleet, PlacementProblem, PlacementRequest
-from muai_core.model.health import Health
+from muai_core.model.fleet import PlacementRequest
 from muai_core.model.placement import Placement, Unplaceable
 from muai_core.planning import place as planner
 from muai_core.plugin.allocation import AllocationStrategy
 from muai_core.testing import elsewhere, pure_calls, registration
+from muai_core.testing.allocation_tasks import Task, large_task, tasks
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped, clause
-
-GIB = 1024**3
-_TOTAL_BYTES = 80 * GIB
-_LARGE_FLEET = 256
 
 
 class AllocationLimits(Struct, frozen=True, kw_only=True):
     """How long what is tested may take, in seconds."""
 
-    #: Placing 16 replicas on 256 GPUs.
+    #: Placing 16 replicas on 1,000 GPUs.
     place_s: float = 20.0
     #: Importing the plugin, in processor time beyond the core's own import.
     import_s: float = 0.1
-
-
-class Task(Struct, frozen=True):
-    """Replicas that need devices of a fleet."""
-
-    words: str
-    requests: tuple[PlacementRequest, ...]
-    fleet: Fleet
 
 
 class AllocationSubject:
@@ -55,99 +41,39 @@ class AllocationSubject:
         self.limits = limits or AllocationLimits()
         self.plugin_module = plugin_module or registration.plugin_module_of(strategy)
 
-    def tasks(self) -> Iterator[Task]:
-        """Ones that can be solved, ones that cannot, in part or at all."""
-        options = registration.completed_options(self.strategy, self.given_options)
-        for words, fleet, sizes in _TASKS:
-            yield Task(words, _requests(sizes, options), fleet)
+    def tasks(self) -> tuple[Task, ...]:
+        """Ones that can be solved, ones that cannot, in part or at all; they are the caller's."""
+        return pure_calls.own_copy(tasks(self._options()))
 
     def large(self) -> Task:
-        options = registration.completed_options(self.strategy, self.given_options)
-        fleet = _fleet([f"n{number:02d}" for number in range(_LARGE_FLEET // 8)])
-        return Task("256 GPUs", _requests([(2, 1, 40)] * 16, options), fleet)
+        return large_task(self._options())
+
+    def _options(self) -> Mapping[str, Any]:
+        return registration.completed_options(self.strategy, self.given_options)
 
     def place(self, task: Task) -> list[Any]:
-        """What it answers for each request alone. Raises ClauseFailure when it raises."""
-        what = f"place() on {task.words}"
-        return [
-            pure_calls.called(what, partial(self.strategy.place, request, task.fleet))
-            for request in task.requests
+        """What it answers for each request alone, then for all together if it plans them so.
+
+        Raises ClauseFailure when it raises.
+        """
+        answers = [
+            pure_calls.called(
+                f"place() on {task.words}", partial(self.strategy.place, request, fleet)
+            )
+            for request, fleet in task.alone()
         ]
+        together = self.place_all(task)
+        return [*answers, *together] if isinstance(together, Sequence) else answers
 
     def place_all(self, task: Task) -> Any:
         """What it answers for all together; None: it does not. Raises ClauseFailure."""
-        problem = PlacementProblem(requests=task.requests, fleet=task.fleet, admits=_admits)
+        problem = task.together()
         return pure_calls.called(
             f"place_all() on {task.words}", lambda: self.strategy.place_all(problem)
         )
 
     def close(self) -> None:
         """Nothing is left of a pure function."""
-
-
-def _admits(_: PlacementRequest, __: DeviceView) -> bool:
-    return True
-
-
-def _view(node: str, index: int, claimed_bytes: int) -> DeviceView:
-    device = Device(
-        uuid=f"GPU-{node}-{index}",
-        node=node,
-        index=index,
-        kind="gpu",
-        platform="cuda",
-        name="Kit GPU",
-        memory_total_bytes=_TOTAL_BYTES,
-        island=f"{node}-{index // 4}",
-    )
-    return DeviceView(
-        device=device,
-        health=Health.HEALTHY,
-        health_reason=None,
-        allocatable_bytes=_TOTAL_BYTES,
-        claimed_bytes=claimed_bytes,
-    )
-
-
-def _fleet(nodes: Sequence[str], claimed_gib: Sequence[int] = (0,) * 8) -> Fleet:
-    views = [
-        _view(node, index, claimed * GIB)
-        for node in nodes
-        for index, claimed in enumerate(claimed_gib)
-    ]
-    return Fleet(tuple(views), platforms=("cuda",))
-
-
-def _requests(
-    sizes: Sequence[tuple[int, int, int]], options: Mapping[str, Any]
-) -> tuple[PlacementRequest, ...]:
-    """Replicas by tensor- and pipeline-parallel size, and GiB per rank."""
-    return tuple(
-        PlacementRequest(
-            replica_id=f"model-{number}.0",
-            deployment=Deployment(
-                name=f"model-{number}",
-                source="model",
-                engine="any",
-                platforms=("cuda",),
-                tensor_parallel_size=tensor,
-                pipeline_parallel_size=pipeline,
-                memory_bytes_per_device=need_gib * GIB,
-            ),
-            options=dict(options),
-        )
-        for number, (tensor, pipeline, need_gib) in enumerate(sizes)
-    )
-
-
-_TASKS = (
-    ("one empty node", _fleet(["a"]), [(1, 1, 40), (2, 1, 40), (2, 2, 20), (8, 1, 10)]),
-    ("a node that is used unevenly", _fleet(["a"], (70, 0, 30, 60, 10, 50, 20, 40)), [(1, 1, 10)]),
-    ("two nodes", _fleet(["a", "b"]), [(4, 1, 70), (4, 1, 70), (8, 1, 70), (1, 1, 70)]),
-    ("one GPU", _fleet(["a"], (0,)), [(2, 1, 10), (1, 1, 40), (1, 2, 10)]),
-    ("a node without room", _fleet(["a"], (80,) * 8), [(1, 1, 10)]),
-    ("an empty fleet", Fleet(()), [(1, 1, 10), (4, 2, 10)]),
-)
 
 
 @clause("A01", kind="allocation strategy", title="its name is one word in lower case")
@@ -184,12 +110,22 @@ def _(subject: AllocationSubject) -> None:
 
 @clause("A11", kind="allocation strategy", title="a replica that fits is placed")
 def _(subject: AllocationSubject) -> None:
-    task = next(subject.tasks())
-    for request in task.requests:
-        [(answer, complaint)] = planner.place_all([request], task.fleet, subject.strategy)
-        if complaint is None and isinstance(answer, Unplaceable):
-            shape = request.deployment.shapes[0]
-            raise ClauseFailure(f"{shape} is not placed on {task.words}: {answer.summary}")
+    for task in subject.tasks():
+        if not task.solvable:
+            continue
+        for request in task.requests:
+            for answer, complaint in _ways(subject, task, request):
+                if complaint is None and isinstance(answer, Unplaceable):
+                    shape = request.deployment.shapes[0]
+                    raise ClauseFailure(f"{shape} is not placed on {task.words}: {answer.summary}")
+
+
+def _ways(
+    subject: AllocationSubject, task: Task, request: PlacementRequest
+) -> list[planner.Answer]:
+    """What comes of one request by `place`, and as the only one for `place_all`."""
+    [together] = planner.place_all([request], task.fleet, subject.strategy)
+    return [planner.place(request, task.fleet, subject.strategy), together]
 
 
 @clause("A12", kind="allocation strategy", title="no placement of its own is refused")
@@ -198,22 +134,22 @@ def _(subject: AllocationSubject) -> None:
         if not all(isinstance(one, Placement | Unplaceable) for one in subject.place(task)):
             raise ClauseSkipped("it answers something else, see the clause on that")
         for request in task.requests:
-            _accepted(subject, task, [request])
+            _accepted(task, _ways(subject, task, request))
 
 
-def _accepted(subject: AllocationSubject, task: Task, requests: Sequence[PlacementRequest]) -> None:
-    """Raises ClauseFailure when the planner refuses an answer."""
-    for _, complaint in planner.place_all(requests, task.fleet, subject.strategy):
+def _accepted(task: Task, answers: Sequence[planner.Answer]) -> None:
+    """Raises ClauseFailure when the planner refuses one."""
+    for _, complaint in answers:
         if complaint is not None:
             raise ClauseFailure(f"on {task.words}: {complaint}")
 
 
-@clause("A13", kind="allocation strategy", title="a refusal says why")
+@clause("A13", kind="allocation strategy", title="a refusal says why, in one line")
 def _(subject: AllocationSubject) -> None:
     for task in subject.tasks():
         for answer in subject.place(task):
-            if isinstance(answer, Unplaceable) and not answer.summary.strip():
-                raise ClauseFailure(f"place() on {task.words} refuses without a reason")
+            if isinstance(answer, Unplaceable):
+                registration.check_reason(f"place() on {task.words}", answer.summary)
 
 
 @clause(
@@ -222,10 +158,10 @@ def _(subject: AllocationSubject) -> None:
     title="equal requests get equal answers, whatever came before",
 )
 def _(subject: AllocationSubject) -> None:
-    tasks = list(subject.tasks())
-    first = [_said(subject, task) for task in tasks]
-    again = [_said(subject, task) for task in reversed(tasks)]
-    for task, one, other in zip(tasks, first, reversed(again), strict=True):
+    every = subject.tasks()
+    first = [_said(subject, task) for task in every]
+    again = [_said(subject, task) for task in reversed(every)]
+    for task, one, other in zip(every, first, reversed(again), strict=True):
         if one != other:
             raise ClauseFailure(f"place() on {task.words} answers {one}, the next time {other}")
 
@@ -245,14 +181,17 @@ def _(subject: AllocationSubject) -> None:
 
 
 @clause(
-    "A16", kind="allocation strategy", title="it reads no clock and no file, and uses no chance"
+    "A16",
+    kind="allocation strategy",
+    title="it reads no clock and no file, uses no chance, and starts nothing",
 )
 def _(subject: AllocationSubject) -> None:
-    tasks = list(subject.tasks())
+    every = subject.tasks()
     # What it imports on first use is read from files.
-    subject.place(tasks[0])
-    for task in tasks:
-        with pure_calls.nothing_impure(f"place() on {task.words}"):
+    for task in every:
+        subject.place(task)
+    for task in every:
+        with pure_calls.nothing_impure(f"placing on {task.words}", subject.strategy):
             subject.place(task)
 
 
@@ -265,7 +204,7 @@ def _(subject: AllocationSubject) -> None:
     for task in subject.tasks():
         if subject.place_all(task) is None:
             raise ClauseSkipped("it is asked for one after the other")
-        _accepted(subject, task, task.requests)
+        _accepted(task, planner.place_all(task.requests, task.fleet, subject.strategy))
 
 
 @clause("A18", kind="allocation strategy", title="a large fleet is placed on in time")

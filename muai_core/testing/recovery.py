@@ -5,17 +5,26 @@ from functools import partial
 from math import isfinite
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from muai_core.model.deployment import Deployment
+from muai_core.plugin.failure import Failure
 from muai_core.plugin.recovery import GiveUp, RecoveryPolicy, ReplicaLoss, RestartAfter
 from muai_core.testing import elsewhere, pure_calls, registration
 from muai_core.testing.clauses import ClauseFailure, clause
 
-_INITIAL_S, _MAX_S = 1.0, 60.0
+#: Initial and largest backoff, as in a config, which allows 604,800 s at most.
+_BACKOFFS_S = ((1.0, 60.0), (5.0, 5.0), (0.001, 0.002), (1e-9, 604_800.0))
 _FAILURES = (1, 2, 3, 5, 10, 100, 2_000, 1_000_000)
+#: Delays are rounded to milliseconds at best.
+_NOTICEABLE_S = 0.1
 _JITTERS = (0.0, 0.5, 0.999)
-_CAUSES = ("exited with status 1", "", "x" * 10_000, "two\nlines \x1b[31m")
+_CAUSES = ("exited with status 1", "", "x" * 10_000, "Gerät 3 fehlt: \u202e🛰 {0} %s \\")
+_FAILURES_OF_ENGINES = (
+    None,
+    Failure(kind="out_of_memory_weights", reason="the weights do not fit", advice="use more GPUs"),
+    Failure(kind="unknown", reason=""),
+)
 _DEPLOYMENT = Deployment(name="chat", source="model", engine="any", platforms=("cuda", "cpu"))
 
 
@@ -26,6 +35,22 @@ class RecoveryLimits(Struct, frozen=True, kw_only=True):
     decide_s: float = 0.5
     #: Importing the plugin, in processor time beyond the core's own import.
     import_s: float = 0.1
+
+
+class Loss(Struct, frozen=True, kw_only=True):
+    """A question to a policy."""
+
+    loss: ReplicaLoss
+    backoff_initial_s: float
+    backoff_max_s: float
+
+    @property
+    def words(self) -> str:
+        return (
+            f"decide() after {self.loss.failures} failures, with backoffs of "
+            f"{self.backoff_initial_s:g} to {self.backoff_max_s:g} s and a jitter of "
+            f"{self.loss.jitter:g},"
+        )
 
 
 class RecoverySubject:
@@ -45,31 +70,52 @@ class RecoverySubject:
         self.limits = limits or RecoveryLimits()
         self.plugin_module = plugin_module or registration.plugin_module_of(policy)
 
-    def losses(self) -> Iterator[ReplicaLoss]:
+    def losses(self) -> Iterator[Loss]:
         """Of all kinds, with the options that the policy wants."""
         options = registration.completed_options(self.policy, self.given_options)
-        for failures in _FAILURES:
-            for jitter in _JITTERS:
-                yield ReplicaLoss(
-                    replica_id="chat.0",
-                    epoch=failures,
-                    deployment=_DEPLOYMENT,
-                    cause=_CAUSES[failures % len(_CAUSES)],
-                    failures=failures,
-                    jitter=jitter,
-                    options=dict(options),
-                )
+        for initial_s, max_s in _BACKOFFS_S:
+            for failures in _FAILURES:
+                for jitter in _JITTERS:
+                    yield Loss(
+                        loss=ReplicaLoss(
+                            replica_id="chat.0",
+                            epoch=failures,
+                            deployment=_DEPLOYMENT,
+                            cause=_CAUSES[failures % len(_CAUSES)],
+                            failure=_FAILURES_OF_ENGINES[failures % len(_FAILURES_OF_ENGINES)],
+                            failures=failures,
+                            jitter=jitter,
+                            options=dict(options),
+                        ),
+                        backoff_initial_s=initial_s,
+                        backoff_max_s=max_s,
+                    )
 
-    def decide(self, loss: ReplicaLoss) -> Any:
+    def series(self) -> Iterator[list[Loss]]:
+        """Losses in a row that differ in nothing but their number."""
+        for first in self.losses():
+            if first.loss.failures == _FAILURES[0]:
+                yield [
+                    structs.replace(first, loss=structs.replace(first.loss, failures=failures))
+                    for failures in _FAILURES
+                ]
+
+    def decide(self, asked: Loss) -> Any:
         """Whatever it answers. Raises ClauseFailure when it raises."""
-        return pure_calls.called(_words(loss), lambda: self.policy.decide(loss, _INITIAL_S, _MAX_S))
+        return pure_calls.called(
+            asked.words,
+            lambda: self.policy.decide(asked.loss, asked.backoff_initial_s, asked.backoff_max_s),
+        )
+
+    def delay_s(self, asked: Loss) -> float | None:
+        """None: it gives up, or answers what the clauses on answers and delays are about."""
+        answer = self.decide(asked)
+        delay_s: Any = answer.delay_s if isinstance(answer, RestartAfter) else None
+        possible = isinstance(delay_s, int | float) and isfinite(delay_s) and delay_s >= 0
+        return delay_s if possible else None
 
     def close(self) -> None:
         """Nothing is left of a pure function."""
-
-
-def _words(loss: ReplicaLoss) -> str:
-    return f"decide() after {loss.failures} failures"
 
 
 @clause("R01", kind="recovery policy", title="its name is one word in lower case")
@@ -99,7 +145,7 @@ def _(subject: RecoverySubject) -> None:
     for loss in subject.losses():
         answer = subject.decide(loss)
         if not isinstance(answer, RestartAfter | GiveUp):
-            raise ClauseFailure(f"{_words(loss)} answers {answer!r}")
+            raise ClauseFailure(f"{loss.words} answers {answer!r}")
 
 
 @clause("R11", kind="recovery policy", title="a delay is a number of seconds, and not negative")
@@ -110,18 +156,17 @@ def _(subject: RecoverySubject) -> None:
             continue
         delay_s: Any = answer.delay_s
         if isinstance(delay_s, bool) or not isinstance(delay_s, int | float):
-            raise ClauseFailure(f"{_words(loss)} has the delay {delay_s!r}")
+            raise ClauseFailure(f"{loss.words} has the delay {delay_s!r}")
         if not isfinite(delay_s) or delay_s < 0:
-            raise ClauseFailure(f"{_words(loss)} has a delay of {delay_s} s")
+            raise ClauseFailure(f"{loss.words} has a delay of {delay_s} s")
 
 
-@clause("R12", kind="recovery policy", title="it says why, in words")
+@clause("R12", kind="recovery policy", title="it says why, in one line")
 def _(subject: RecoverySubject) -> None:
     for loss in subject.losses():
         answer = subject.decide(loss)
-        reason: Any = getattr(answer, "reason", "none needed")
-        if not isinstance(reason, str) or not reason.strip():
-            raise ClauseFailure(f"{_words(loss)} gives the reason {reason!r}")
+        if isinstance(answer, RestartAfter | GiveUp):
+            registration.check_reason(loss.words, answer.reason)
 
 
 @clause("R13", kind="recovery policy", title="equal losses get equal answers, whatever came before")
@@ -133,7 +178,7 @@ def _(subject: RecoverySubject) -> None:
     ]
     for loss, one, other in zip(losses, first, reversed(again), strict=True):
         if one != other:
-            raise ClauseFailure(f"{_words(loss)} answers {one}, and the next time {other}")
+            raise ClauseFailure(f"{loss.words} answers {one}, and the next time {other}")
 
 
 @clause("R14", kind="recovery policy", title="it does not change what it is given")
@@ -143,16 +188,21 @@ def _(subject: RecoverySubject) -> None:
         unchanged = pure_calls.unchanged(given)
         subject.decide(given)
         if not unchanged():
-            raise ClauseFailure(f"{_words(loss)} changes the loss")
+            raise ClauseFailure(f"{loss.words} changes the loss")
 
 
-@clause("R15", kind="recovery policy", title="it reads no clock and no file, and uses no chance")
+@clause(
+    "R15",
+    kind="recovery policy",
+    title="it reads no clock and no file, uses no chance, and starts nothing",
+)
 def _(subject: RecoverySubject) -> None:
     losses = list(subject.losses())
     # What it imports on first use is read from files.
-    subject.decide(losses[0])
     for loss in losses:
-        with pure_calls.nothing_impure(_words(loss)):
+        subject.decide(loss)
+    for loss in losses:
+        with pure_calls.nothing_impure(loss.words, subject.policy):
             subject.decide(loss)
 
 
@@ -160,8 +210,8 @@ def _(subject: RecoverySubject) -> None:
 def _(subject: RecoverySubject) -> None:
     for loss in list(subject.losses())[:: len(_JITTERS)]:
         pure_calls.done_within(
-            _words(loss),
-            partial(subject.policy.decide, loss, _INITIAL_S, _MAX_S),
+            loss.words,
+            partial(subject.decide, loss),
             subject.limits.decide_s,
         )
 
@@ -171,3 +221,42 @@ def _(subject: RecoverySubject) -> None:
     elsewhere.same_in_every_process(
         "recovery policy", subject.policy.name, subject.plugin_module, subject.given_options
     )
+
+
+@clause("R18", kind="recovery policy", title="no delay is longer than recovery.backoff_max_s")
+def _(subject: RecoverySubject) -> None:
+    for loss in subject.losses():
+        delay_s = subject.delay_s(loss)
+        if delay_s is not None and delay_s > loss.backoff_max_s:
+            raise ClauseFailure(f"{loss.words} has a delay of {delay_s} s")
+
+
+@clause("R19", kind="recovery policy", title="delays do not shrink while failures go on")
+def _(subject: RecoverySubject) -> None:
+    for series in subject.series():
+        longest_s = 0.0
+        for loss in series:
+            delay_s = subject.delay_s(loss)
+            if delay_s is None:
+                continue
+            if delay_s < longest_s:
+                raise ClauseFailure(f"{loss.words} has a delay of {delay_s} s after {longest_s} s")
+            longest_s = delay_s
+
+
+@clause(
+    "R20", kind="recovery policy", title="replicas that are lost together are not restarted in step"
+)
+def _(subject: RecoverySubject) -> None:
+    for first in subject.losses():
+        if first.loss.jitter != _JITTERS[0] or first.backoff_initial_s < _NOTICEABLE_S:
+            continue
+        delays_s = [
+            subject.delay_s(structs.replace(first, loss=structs.replace(first.loss, jitter=jitter)))
+            for jitter in _JITTERS
+        ]
+        if delays_s[0] and len(set(delays_s)) == 1:
+            raise ClauseFailure(
+                f"{first.words} has a delay of {delays_s[0]} s, and so it has with any other "
+                "jitter: use loss.jitter"
+            )

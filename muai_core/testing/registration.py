@@ -71,6 +71,14 @@ def check_name(part: Configurable) -> None:
         raise ClauseFailure(f"on_by_default is {by_default!r}, neither True nor False")
 
 
+def check_reason(what: str, reason: object) -> None:
+    """One line for people, and not an empty one."""
+    if not isinstance(reason, str) or not reason.strip():
+        raise ClauseFailure(f"{what} gives the reason {reason!r}")
+    if len(reason.splitlines()) > 1:
+        raise ClauseFailure(f"{what} gives a reason of more than one line: {reason!r}")
+
+
 def completed_options(
     part: Configurable, given: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

@@ -46,6 +46,9 @@ RECOVERY_DEFECTS: dict[str, str] = {
     "reads_the_clock": "R15",
     "thinks_for_long": "R16",
     "orders_by_hash": "R17",
+    "waits_for_too_long": "R18",
+    "loses_patience": "R19",
+    "restarts_all_at_once": "R20",
 }
 _LARGE = 100
 #: Defect → the name of the part: all of them are registered.
@@ -164,8 +167,16 @@ class FakePolicy(RecoveryPolicy):
             return words  # type: ignore[no-any-return]
         if self._defect == "wants_the_past":
             return RestartAfter(-1.0, reason)
+        delay_s = min(backoff_initial_s * loss.failures, backoff_max_s)
+        if self._defect == "loses_patience":
+            delay_s = backoff_max_s / loss.failures
+        if self._defect != "restarts_all_at_once":
+            # Replicas that are lost together do not all come back at the same moment.
+            delay_s *= 1 - loss.jitter / 2
+        if self._defect == "waits_for_too_long":
+            delay_s += backoff_max_s
         if self._defect == "orders_by_hash":
-            return RestartAfter(1 + hash(loss.replica_id) % 7919, reason)
+            reason = f"hash {hash(loss.replica_id)}"
         if self._defect == "takes_turns":
-            return RestartAfter(backoff_initial_s + self._calls, reason)
-        return RestartAfter(min(backoff_initial_s * loss.failures, backoff_max_s), reason)
+            reason = f"call {self._calls}"
+        return RestartAfter(delay_s, reason)
