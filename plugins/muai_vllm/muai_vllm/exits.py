@@ -23,6 +23,11 @@ _RULES = (
         r"Model architectures \[.{0,200} are not supported",
         "this vLLM does not know the architecture: use another engine or a newer vLLM",
     ),
+    ExitRule(  # a folder that is gone is taken for a repository's name [transformers/utils/hub.py]
+        "model_files",
+        r".*HFValidationError: .*",
+        "see whether the model's folder is still there and readable",
+    ),
     ExitRule("driver", r"Failed to infer device type", "the GPU cannot be seen: see nvidia-smi"),
 )
 #: These follow from something else that the log may tell.

@@ -165,6 +165,7 @@ def test_a_start_that_is_not_as_planned(
         ("OSError: [Errno 98] Address already in use", "port_taken"),
         ("OSError: [Errno 28] No space left on device", "disk_full"),
         ("FileNotFoundError: No such file: model.safetensors", "model_files"),
+        ("huggingface_hub.errors.HFValidationError: Repo id must be in the form", "model_files"),
         ("EngineDeadError: EngineCore encountered an issue.", "rank_died"),
     ],
 )
