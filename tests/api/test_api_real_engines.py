@@ -16,6 +16,8 @@ from muai_core.api import (
     VLLMEngine,
 )
 
+pytestmark = pytest.mark.alone
+
 VLLM_PYTHON = Path(
     os.environ.get("MUAI_TEST_VLLM_PYTHON")
     or Path(__file__).parents[2] / ".venv-vllm" / "bin" / "python"

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "two_engines.yaml"
 PROMPT = "The capital of France is"

@@ -199,9 +199,6 @@ def _same_in(subject: EngineSubject, shapes: list[Shape]) -> None:
         raise ClauseSkipped("no such shape was offered")
     wanted = subject.texts()
     for shape in shapes:
-        started = subject.start_ready(subject.shaped(shape))
-        texts = subject.greedy_texts(started)
-        subject.stop(started)
-        for one, other in zip(wanted, texts, strict=True):
+        for one, other in zip(wanted, subject.texts_in(shape), strict=True):
             if one != other:
                 raise ClauseFailure(f"{one!r} becomes {other!r} with {shape}")

@@ -51,7 +51,7 @@ def _(subject: EngineSubject) -> None:
 def _(subject: EngineSubject) -> None:
     failure: ClauseFailure | None = None
     for _ in range(_RANK_TRIES):
-        started = subject.second()
+        started = subject.expendable()
         subject.note(started)
         victim = _rank(started)
         took_s = _kill(subject, started, victim)
@@ -164,7 +164,7 @@ def _fails(
 
 @clause("E64", kind="engine", title="a process that is stopped is told by name and ends all")
 def _(subject: EngineSubject) -> None:
-    started = subject.second()
+    started = subject.expendable()
     subject.note(started)
     victim = max(pid for pid, _ in started.remains.members)
     group = set(started.remains.members)

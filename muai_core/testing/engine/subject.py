@@ -5,7 +5,6 @@ run in the order of their numbers: those that end a replica come last. Each work
 what it needs is started when it is first asked for.
 """
 
-import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +25,7 @@ from muai_core.testing import registration
 from muai_core.testing.clauses import ClauseFailure, ClauseSkipped
 from muai_core.testing.engine.bench import Bench, Replica, reshaped
 from muai_core.testing.engine.client import Client, Reply
+from muai_core.testing.engine.loading import ready_and_watched
 from muai_core.testing.engine.outcomes import Limits, LoadingLook, Started, Stopped
 from muai_core.testing.engine.planned import placement_of, with_memory
 from muai_core.testing.engine.remains import Identity, Orphanage, Remains
@@ -38,7 +38,6 @@ FIRST_BODY = {"prompt": "Good morning", "max_tokens": 1, "temperature": 0}
 PROMPTS = ("The ship left the harbor", "Two and two", "Once upon a time")
 #: No load is done so soon.
 CUT_SHORT_S = 0.05
-_LOOK_EVERY_S = 0.1
 
 
 class EngineSubject:
@@ -78,8 +77,9 @@ class EngineSubject:
         self._live: list[Started] = []
         self._first: Started | ClauseFailure | None = None
         self._second: Started | None = None
+        self._second_shape: Shape | None = None
         self._first_stopped: Stopped | None = None
-        self._texts: tuple[str, ...] | None = None
+        self._texts: dict[Shape, tuple[str, ...]] = {}
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -129,11 +129,35 @@ class EngineSubject:
             raise
         return None
 
-    def second(self) -> Started:
-        """Another one: at the side of the first where that still runs. Raises ClauseFailure."""
-        if self._second is None or self._second.replica.ended is not None:
-            self._second = self.start_ready(devices=self._spare_devices())
-        return self._second
+    def second(self, shape: Shape | None = None) -> Started:
+        """Another one: at the side of the first where that still runs. Raises ClauseFailure.
+
+        Without a shape it is whichever there is, else one of the deployment's own.
+        """
+        second = self._second
+        if second is not None and second.replica.ended is not None:
+            second = None
+        if second is not None and shape not in (None, self._second_shape):
+            self.stop(second)
+            second = None
+        if second is None:
+            self._second_shape = shape or _shape_of(self.deployment)
+            deployment = self.shaped(self._second_shape)
+            second = self.start_ready(deployment, devices=self._spare_devices(deployment))
+        self._second = second
+        return second
+
+    def expendable(self) -> Started:
+        """A second one that the clause may end. Raises ClauseFailure.
+
+        Where answers in some shape are still to be read it has that shape, and they are read
+        first: a real engine takes long to start.
+        """
+        for shape in self.shapes:
+            if shape not in self._texts:
+                self.texts_in(shape)
+                break
+        return self.second()
 
     def first_stopped(self) -> Stopped:
         """Stops the first one, once, and says how that went."""
@@ -143,7 +167,11 @@ class EngineSubject:
                 self.texts()
             shared = {device.uuid for device in started.replica.devices}
             beside = self._second
-            if beside is not None and shared & {d.uuid for d in beside.replica.devices}:
+            if (
+                beside is not None
+                and self._source is not None
+                and shared & {device.uuid for device in beside.replica.devices}
+            ):
                 # Whose memory is back could not be told.
                 self.stop(beside)
                 self._second = None
@@ -159,14 +187,19 @@ class EngineSubject:
 
     def texts(self) -> tuple[str, ...]:
         """The greedy answers to PROMPTS in the deployment's own shape."""
-        if self._texts is None:
+        shape = _shape_of(self.deployment)
+        if shape not in self._texts:
             started = self._first if isinstance(self._first, Started) else None
             if started is None or not started.replica.serves:
-                started = self.start_ready()
-            self._texts = self.greedy_texts(started)
-            if started is not self._first:
-                self.stop(started)
-        return self._texts
+                return self.texts_in(shape)
+            self._texts[shape] = self.greedy_texts(started)
+        return self._texts[shape]
+
+    def texts_in(self, shape: Shape) -> tuple[str, ...]:
+        """The greedy answers to PROMPTS in that shape. Raises ClauseFailure."""
+        if shape not in self._texts:
+            self._texts[shape] = self.greedy_texts(self.second(shape))
+        return self._texts[shape]
 
     def greedy_texts(self, started: Started) -> tuple[str, ...]:
         async def ask(client: Client) -> tuple[str, ...]:
@@ -210,7 +243,7 @@ class EngineSubject:
         looks: list[LoadingLook] = []
 
         async def bring_up() -> Reply:
-            await self._watch(replica, looks if watch else None)
+            await ready_and_watched(bench, replica, self.limits, looks if watch else None)
             async with self._client(replica) as client:
                 return await client.post("/v1/completions", FIRST_BODY)
 
@@ -348,32 +381,13 @@ class EngineSubject:
         assert replica.launch is not None
         return Client(replica.launch, timeout_s=self.limits.answer_s)
 
-    def _spare_devices(self) -> tuple[Device, ...]:
+    def _spare_devices(self, deployment: Deployment) -> tuple[Device, ...]:
         """Devices that the first replica has not, where there are enough; else the same."""
-        deployment = self.deployment
+        taken = self.deployment.tensor_parallel_size * self.deployment.pipeline_parallel_size
         count = deployment.tensor_parallel_size * deployment.pipeline_parallel_size
-        spare = self._devices[count:] if self._devices[0].kind != "cpu" else ()
+        spare = self._devices[taken:] if self._devices[0].kind != "cpu" else ()
         return spare[:count] if len(spare) >= count else self.some_devices(count)
 
-    async def _watch(self, replica: Replica, looks: list[LoadingLook] | None) -> None:
-        """Until the replica is ready, looking at it meanwhile. Raises ClauseFailure."""
-        ready = asyncio.ensure_future(self.bench().ready(replica, self.limits.start_s))
-        try:
-            while looks is not None and not ready.done():
-                await asyncio.wait({ready}, timeout=_LOOK_EVERY_S)
-                if not ready.done() and replica.launch is not None:
-                    looks.append(await self._look(replica))
-            await ready
-        finally:
-            ready.cancel()
 
-    async def _look(self, replica: Replica) -> LoadingLook:
-        assert replica.launch is not None
-        path = replica.launch.readiness_path
-        async with self._client(replica) as client:
-            models = await client.models()
-            try:
-                status = (await client.get(path)).status
-            except ClauseFailure:
-                status = None  # It does not listen yet, or not any more: the start will tell.
-        return LoadingLook(tuple(models or ()), status)
+def _shape_of(deployment: Deployment) -> Shape:
+    return Shape(deployment.tensor_parallel_size, deployment.pipeline_parallel_size)

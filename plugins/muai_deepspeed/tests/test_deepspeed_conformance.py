@@ -8,6 +8,8 @@ from muai_deepspeed.engine import DeepSpeedEngine
 from muai_core import Deployment, Shape
 from muai_core.testing import EngineConformance
 
+pytestmark = pytest.mark.alone
+
 
 class TestDeepSpeedEngine(EngineConformance):
     @pytest.fixture(autouse=True)

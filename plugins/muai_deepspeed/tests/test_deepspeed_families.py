@@ -11,6 +11,8 @@ import pytest
 from muai_deepspeed.families import BROKEN, VERIFIED
 from muai_torch.testing import save_random_model
 
+pytestmark = pytest.mark.alone
+
 PROGRAM = Path(__file__).with_name("split_families.py")
 #: The sum of rounding; a model that is split wrongly is off by about 1.
 TOLERANCE = 1e-4

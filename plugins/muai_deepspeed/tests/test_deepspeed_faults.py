@@ -25,6 +25,8 @@ from muai_deepspeed.engine import DeepSpeedEngine
 
 from muai_core import Deployment, Device, ExitEvidence, Failure, LaunchRequest
 
+pytestmark = pytest.mark.alone
+
 DEADLINE_S = 120
 #: In place of half a minute.
 RANK_TIMEOUT_S = 3.0

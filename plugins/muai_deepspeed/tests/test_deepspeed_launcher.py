@@ -238,6 +238,8 @@ def test_ranks_that_cannot_be_started_are_a_failure_with_a_name(tmp_path: Path) 
     code = """
 import subprocess, sys
 from muai_deepspeed import launcher
+
+pytestmark = pytest.mark.alone
 started = []
 popen = subprocess.Popen
 def second_fails(*args, **more):

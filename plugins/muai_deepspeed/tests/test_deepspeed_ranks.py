@@ -11,6 +11,8 @@ import torch
 from muai_torch.testing import save_random_model
 from transformers import AutoModelForCausalLM
 
+pytestmark = pytest.mark.alone
+
 SHAPES = ((1, 1), (2, 1), (1, 2), (2, 2))
 WINDOWED = {"sliding_window": 16, "head_dim": 16}
 ARCHITECTURES: dict[str, dict[str, Any]] = {

