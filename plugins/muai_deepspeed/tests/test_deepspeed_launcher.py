@@ -18,6 +18,8 @@ from muai_deepspeed.exits import failure_of
 
 from muai_core import ExitEvidence
 
+pytestmark = pytest.mark.alone
+
 DEADLINE_S = 60
 
 #: Replaces the worker; what each rank does is in the environment, `serve` where nothing is said.
@@ -238,8 +240,6 @@ def test_ranks_that_cannot_be_started_are_a_failure_with_a_name(tmp_path: Path) 
     code = """
 import subprocess, sys
 from muai_deepspeed import launcher
-
-pytestmark = pytest.mark.alone
 started = []
 popen = subprocess.Popen
 def second_fails(*args, **more):
